@@ -1,0 +1,24 @@
+//! Internal pieces that more than one of the sandbox crates needs.
+//!
+//! This crate exists so that a durable file, a lock or a bounded message is written once. It has no
+//! stability promise of its own: embedders use `sandbox-core`, which re-exports what they meet.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`error`] | [`ErrorKind`], the one vocabulary of failures that a caller can act on |
+//! | [`stream`] | [`ByteStream`], what every channel between host and guest is made of |
+//! | [`frame`] | length-delimited messages with a bound on both sides |
+//! | [`durable`] | files that are old or new after a crash, never torn |
+//! | [`lock`] | who owns a folder, told by the kernel, released by death |
+//! | [`dirs`] | where state, cache and sockets live |
+
+pub mod dirs;
+pub mod durable;
+pub mod error;
+pub mod frame;
+pub mod lock;
+pub mod stream;
+
+pub use dirs::Dirs;
+pub use error::{BoxError, ErrorKind};
+pub use stream::{BoxStream, ByteStream};

@@ -1,0 +1,1 @@
+//! The one helper binary: agent inside the guest, watchdog and supervisor outside.

@@ -1,0 +1,1 @@
+//! Local models for sandboxes: a model back end behind an OpenAI-compatible endpoint.

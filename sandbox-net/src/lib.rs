@@ -1,0 +1,1 @@
+//! Egress for sandboxes: rules judged by name and by address, and a filtering proxy.

@@ -1,0 +1,1 @@
+//! Workspaces for sandboxes: a two-way file synchronizer that loses nothing.

@@ -1,0 +1,1 @@
+//! Machines for sandboxes: hypervisor backends, images, and the channel to the guest.
