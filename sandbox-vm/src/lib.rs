@@ -1,1 +1,4 @@
-//! Machines for sandboxes: hypervisor backends, images, and the channel to the guest.
+//! Machines.
+pub mod channel;
+#[cfg(all(feature = "guest", target_os = "linux"))]
+pub mod guest;

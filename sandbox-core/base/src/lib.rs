@@ -11,6 +11,7 @@
 //! | [`durable`] | files that are old or new after a crash, never torn |
 //! | [`lock`] | who owns a folder, told by the kernel, released by death |
 //! | [`dirs`] | where state, cache and sockets live |
+//! | [`watchdog`] | a child process that cannot outlive its owner, and what it leaves is removed |
 
 pub mod dirs;
 pub mod durable;
@@ -18,6 +19,8 @@ pub mod error;
 pub mod frame;
 pub mod lock;
 pub mod stream;
+#[cfg(target_os = "linux")]
+pub mod watchdog;
 
 pub use dirs::Dirs;
 pub use error::{BoxError, ErrorKind};

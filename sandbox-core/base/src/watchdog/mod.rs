@@ -1,0 +1,85 @@
+//! A child process that cannot outlive its owner, and whose files go with it.
+//!
+//! ```text
+//!  owner ──pipe──▶ watchdog ──parent of──▶ child (QEMU)
+//!        ◀─lines──
+//! ```
+//!
+//! The owner (an embedder's process, a supervisor) starts the helper binary as a watchdog and hands it a
+//! [`Job`] on its standard input, which it then keeps open. The watchdog starts the child and waits for
+//! the first of two things: the child ends, or the pipe closes, because the owner wants it to or because
+//! it is dead, however it died. Either way the child is killed, the job's paths are removed, and the
+//! watchdog ends. Should somebody kill the watchdog, the kernel kills the child (`PR_SET_PDEATHSIG`);
+//! the files are then left for the owner, or for whoever looks next.
+//!
+//! | who is killed | the child | the files |
+//! |---|---|---|
+//! | owner | by the watchdog | by the watchdog |
+//! | watchdog | by the kernel | by the owner |
+//! | both at once | by the kernel | by the next process that looks |
+//!
+//! Nothing of the job is on a command line, where every user of the host could read it.
+
+mod owner;
+mod run;
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+pub use owner::Watchdog;
+pub use run::run;
+
+/// The first argument that makes the helper binary a watchdog.
+pub const VERB: &str = "watchdog";
+
+/// The longest job, in bytes of JSON.
+const MAX_JOB: usize = 1 << 20;
+
+/// What a watchdog is to do.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Job {
+    /// The child's program and arguments.
+    pub argv: Vec<String>,
+    /// Where the child's output goes; its last lines are told when it fails.
+    pub log: PathBuf,
+    /// Files and folders to remove once the child is gone.
+    pub remove: Vec<PathBuf>,
+}
+
+impl Job {
+    /// A job that runs `argv` with its output in `log`, and removes nothing.
+    pub fn new(argv: Vec<String>, log: impl Into<PathBuf>) -> Self {
+        Self { argv, log: log.into(), remove: Vec::new() }
+    }
+
+    /// Adds a file or folder to remove once the child is gone.
+    #[must_use]
+    pub fn with_removal(mut self, path: impl Into<PathBuf>) -> Self {
+        self.remove.push(path.into());
+        self
+    }
+}
+
+/// What a watchdog tells its owner, one JSON object on a line each.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Event {
+    /// The child runs, as this process.
+    Started(u32),
+    /// The child could not be started.
+    Refused(String),
+    /// The child ended, and everything is removed.
+    Ended {
+        /// Its exit code, when it ended by itself.
+        code: Option<i32>,
+        /// The signal that ended it.
+        signal: Option<i32>,
+        /// The last lines of its log.
+        log: String,
+        /// What could not be removed.
+        left: Vec<String>,
+    },
+}

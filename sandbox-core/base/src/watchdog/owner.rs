@@ -1,0 +1,113 @@
+//! The owner's side of a watchdog.
+
+use std::io;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::process::{ChildStdin, Command};
+use tokio::sync::watch;
+
+use super::{Event, Job, VERB};
+
+/// How long a watchdog may take to start its child.
+const START_PATIENCE: Duration = Duration::from_secs(20);
+
+/// The longest line that a watchdog says, in bytes.
+const MAX_LINE: u64 = 64 << 10;
+
+/// A running watchdog with its child. Dropping it ends both, without waiting.
+#[derive(Debug)]
+pub struct Watchdog {
+    pipe: tokio::sync::Mutex<Option<ChildStdin>>,
+    pid: u32,
+    end: watch::Receiver<Option<Event>>,
+}
+
+impl Watchdog {
+    /// Starts the helper binary as a watchdog over `job`, and its child.
+    ///
+    /// Dropping the future ends both.
+    ///
+    /// # Errors
+    ///
+    /// When the helper or the child cannot be started; the job's paths are removed then.
+    pub async fn start(helper: &Path, job: &Job) -> io::Result<Self> {
+        let mut watchdog = Command::new(helper)
+            .arg(VERB)
+            .env_clear()
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            // A Ctrl-C at the owner's terminal must not reach it: it has to clean up after the owner.
+            .process_group(0)
+            .spawn()
+            .map_err(|error| about(helper, &error))?;
+        let mut pipe = watchdog.stdin.take().ok_or(io::ErrorKind::BrokenPipe)?;
+        let stdout = watchdog.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?;
+        let mut line = serde_json::to_vec(job).map_err(io::Error::other)?;
+        line.push(b'\n');
+        pipe.write_all(&line).await?;
+        let mut events = BufReader::new(stdout);
+        let first = tokio::time::timeout(START_PATIENCE, next(&mut events)).await;
+        let pid = match first.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?? {
+            Event::Started(pid) => pid,
+            Event::Refused(reason) => return Err(io::Error::other(reason)),
+            Event::Ended { log, .. } => return Err(io::Error::other(log)),
+        };
+        let (sender, end) = watch::channel(None);
+        tokio::spawn(async move {
+            let last = next(&mut events).await.unwrap_or_else(|error| Event::Ended {
+                code: None,
+                signal: None,
+                log: format!("its watchdog is gone: {error}"),
+                left: Vec::new(),
+            });
+            // Reaps the watchdog itself; whatever it says has been heard.
+            drop(watchdog.wait().await);
+            sender.send_replace(Some(last));
+        });
+        Ok(Self { pipe: tokio::sync::Mutex::new(Some(pipe)), pid, end })
+    }
+
+    /// Returns the child's process number.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Waits until the child has ended and its files are removed. Cancel safe; may be called again.
+    pub async fn ended(&self) -> Event {
+        let mut end = self.end.clone();
+        let gone = || Event::Ended {
+            code: None,
+            signal: None,
+            log: "its watchdog is gone".into(),
+            left: Vec::new(),
+        };
+        match end.wait_for(Option::is_some).await {
+            Ok(event) => event.clone().unwrap_or_else(gone),
+            Err(_) => gone(),
+        }
+    }
+
+    /// Ends the child and waits until it is gone and its files are removed. Idempotent; goes on when
+    /// the future is dropped.
+    pub async fn end(&self) -> Event {
+        drop(self.pipe.lock().await.take());
+        self.ended().await
+    }
+}
+
+async fn next(events: &mut BufReader<tokio::process::ChildStdout>) -> io::Result<Event> {
+    let mut line = Vec::new();
+    events.take(MAX_LINE).read_until(b'\n', &mut line).await?;
+    if line.is_empty() {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    serde_json::from_slice(&line).map_err(io::Error::other)
+}
+
+fn about(helper: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("helper binary {}: {error}", helper.display()))
+}

@@ -1,0 +1,151 @@
+//! The watchdog's own side: one thread, no runtime, nothing that can fail to notice.
+
+// JUSTIFICATION: a child that dies with its parent needs `pre_exec`; descriptors that the owner left open
+// by accident can only be closed by number.
+#![allow(unsafe_code)]
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, BufRead, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
+
+use super::{Event, Job, MAX_JOB};
+
+/// How much of the child's log is told when it ends.
+const LOG_TAIL: usize = 2000;
+
+/// Runs a watchdog: reads its job from standard input and returns when the child is gone and its files
+/// are removed. To be called first thing in the helper binary, while it has one thread.
+///
+/// # Errors
+///
+/// When there is no job to read, or the owner can no longer be told anything.
+pub fn run() -> io::Result<()> {
+    keep_descriptors_from_children();
+    // The owner's terminal and working directory are none of ours.
+    let _ = rustix::process::setsid();
+    drop(std::env::set_current_dir("/"));
+    let job = read_job()?;
+    let mut child = match start(&job) {
+        Ok(child) => child,
+        Err(error) => {
+            remove_all(&job);
+            return tell(&Event::Refused(error.to_string()));
+        }
+    };
+    // An owner that is gone already closes the pipe too: the wait below returns at once.
+    drop(tell(&Event::Started(child.id())));
+    let status = wait_for_either(&mut child)?;
+    let log = log_tail(&job.log);
+    let left = remove_all(&job);
+    tell(&Event::Ended { code: status.code(), signal: status.signal(), log, left })
+}
+
+fn read_job() -> io::Result<Job> {
+    let mut line = Vec::new();
+    // Byte by byte is what an unbuffered standard input gives; the job is one line.
+    io::stdin().lock().take(MAX_JOB as u64).read_until(b'\n', &mut line)?;
+    serde_json::from_slice(&line).map_err(io::Error::other)
+}
+
+fn start(job: &Job) -> io::Result<Child> {
+    let (program, arguments) = job.argv.split_first().ok_or(io::ErrorKind::InvalidInput)?;
+    let log = OpenOptions::new().create(true).append(true).open(&job.log)?;
+    let parent = rustix::process::getpid();
+    let mut command = Command::new(program);
+    command.args(arguments).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+    // SAFETY: two system calls on plain numbers, nothing allocated, no lock taken.
+    unsafe {
+        command.pre_exec(move || {
+            rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+            // The parent may have died before the line above.
+            match rustix::process::getppid() {
+                Some(pid) if pid == parent => Ok(()),
+                _ => Err(rustix::io::Errno::SRCH.into()),
+            }
+        });
+    }
+    command.spawn().map_err(|error| io::Error::new(error.kind(), format!("{program}: {error}")))
+}
+
+/// Waits until the child has ended or the owner has closed the pipe, then makes sure that it has ended.
+fn wait_for_either(child: &mut Child) -> io::Result<ExitStatus> {
+    let pid = Pid::from_child(child);
+    let ended = pidfd_open(pid, PidfdFlags::empty())?;
+    let stdin = io::stdin();
+    loop {
+        let mut wanted = [
+            PollFd::new(&ended, PollFlags::IN),
+            PollFd::from_borrowed_fd(stdin.as_fd(), PollFlags::IN),
+        ];
+        match poll(&mut wanted, None) {
+            Ok(_) => {}
+            Err(rustix::io::Errno::INTR) => continue,
+            Err(error) => return Err(error.into()),
+        }
+        if !wanted[0].revents().is_empty() {
+            return child.wait();
+        }
+        if !wanted[1].revents().is_empty() && owner_is_done(&mut stdin.lock()) {
+            child.kill()?;
+            return child.wait();
+        }
+    }
+}
+
+/// Anything that the owner still says is passed over; the end of the pipe is what counts.
+fn owner_is_done(stdin: &mut impl Read) -> bool {
+    let mut ignored = [0; 256];
+    !matches!(stdin.read(&mut ignored), Ok(1..))
+}
+
+fn log_tail(path: &Path) -> String {
+    let Ok(bytes) = fs::read(path) else { return String::new() };
+    String::from_utf8_lossy(&bytes[bytes.len().saturating_sub(LOG_TAIL)..]).into_owned()
+}
+
+/// Removes what the job names and returns what could not be removed.
+fn remove_all(job: &Job) -> Vec<String> {
+    let mut left = Vec::new();
+    for path in &job.remove {
+        let removed = match fs::symlink_metadata(path) {
+            Ok(meta) if meta.is_dir() => fs::remove_dir_all(path),
+            Ok(_) => fs::remove_file(path),
+            Err(error) => Err(error),
+        };
+        match removed {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                left.push(format!("{}: {error}", path.display()));
+            }
+            _ => {}
+        }
+    }
+    left
+}
+
+fn tell(event: &Event) -> io::Result<()> {
+    let mut line = serde_json::to_vec(event).map_err(io::Error::other)?;
+    line.push(b'\n');
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(&line)?;
+    stdout.flush()
+}
+
+/// Descriptors that the owner's process left open across exec by accident must not reach the child.
+fn keep_descriptors_from_children() {
+    let Ok(open) = fs::read_dir("/proc/self/fd") else { return };
+    let numbers: Vec<i32> =
+        open.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    for number in numbers.into_iter().filter(|number| *number > 2) {
+        // SAFETY: the number was open a moment ago and nothing else runs in this process; one that
+        // is closed by now, the listing's own, is answered with an error and passed over.
+        let descriptor = unsafe { BorrowedFd::borrow_raw(number) };
+        let _ = rustix::io::fcntl_setfd(descriptor, rustix::io::FdFlags::CLOEXEC);
+    }
+}
+

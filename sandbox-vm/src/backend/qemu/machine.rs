@@ -1,0 +1,173 @@
+//! One running machine.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use sandbox_base::watchdog::{Event, Job, Watchdog};
+use sandbox_base::{BoxStream, ErrorKind};
+use serde_json::json;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Mutex;
+
+use super::arguments::{Endpoints, Launch, arguments};
+use super::config::QemuConfig;
+use super::qmp::Qmp;
+use crate::error::Error;
+use crate::hypervisor::{Isolation, Machine, MachineEnd, MachineFacts, MachineSpec};
+
+/// How long QEMU may take from its start to its two connections.
+const START_PATIENCE: Duration = Duration::from_secs(20);
+
+/// How long QEMU may take to obey before it is killed.
+const QUIT_PATIENCE: Duration = Duration::from_millis(500);
+
+/// A machine that QEMU runs.
+#[derive(Debug)]
+pub(super) struct QemuMachine {
+    facts: MachineFacts,
+    watchdog: Watchdog,
+    qmp: Mutex<Option<Qmp>>,
+    channel: Mutex<Option<UnixStream>>,
+}
+
+/// Starts QEMU under a watchdog and waits for its connections.
+pub(super) async fn start(
+    config: &QemuConfig,
+    launch: &Launch<'_>,
+    spec: &MachineSpec,
+) -> Result<QemuMachine, Error> {
+    let folder = create_folder(&spec.folder)?;
+    let started = start_in(&folder, config, launch, spec).await;
+    if started.is_err() {
+        // The watchdog removes it too; whichever comes second finds nothing.
+        drop(fs::remove_dir_all(&folder));
+    }
+    started
+}
+
+async fn start_in(
+    folder: &Path,
+    config: &QemuConfig,
+    launch: &Launch<'_>,
+    spec: &MachineSpec,
+) -> Result<QemuMachine, Error> {
+    const OPERATION: &str = "start QEMU";
+    let (agent, qmp) = (folder.join("agent.sock"), folder.join("qmp.sock"));
+    let console = folder.join("console.log");
+    let agent_listener = listen(&agent)?;
+    let qmp_listener = listen(&qmp)?;
+    let ends = Endpoints { agent: &agent, qmp: &qmp, console: &console };
+    let job = Job::new(arguments(launch, spec, ends), folder.join("qemu.log"))
+        .with_removal(folder.to_owned());
+    let watchdog = Watchdog::start(&config.helper, &job)
+        .await
+        .map_err(|error| Error::io(OPERATION, error))?;
+    let connected = async {
+        let (control, _) = qmp_listener.accept().await?;
+        let (channel, _) = agent_listener.accept().await?;
+        let (qmp, version) = Qmp::greet(control).await?;
+        io::Result::Ok((channel, qmp, version))
+    };
+    let (channel, qmp_control, version) = tokio::select! {
+        connected = tokio::time::timeout(START_PATIENCE, connected) => match connected {
+            Ok(connected) => connected.map_err(|error| Error::io(OPERATION, error))?,
+            Err(_) => {
+                let detail = format!("it did not connect within {} s", START_PATIENCE.as_secs());
+                return Err(Error::new(ErrorKind::TimedOut, OPERATION).with_detail(detail));
+            }
+        },
+        event = watchdog.ended() => return Err(died(OPERATION, &event)),
+    };
+    for socket in [&agent, &qmp] {
+        drop(fs::remove_file(socket));
+    }
+    tracing::debug!(pid = watchdog.pid(), %version, name = spec.name, "QEMU runs");
+    Ok(QemuMachine {
+        facts: MachineFacts {
+            backend: super::NAME,
+            isolation: Isolation::VirtualMachine,
+            acceleration: launch.acceleration,
+            pid: Some(watchdog.pid()),
+            console: Some(console),
+        },
+        watchdog,
+        qmp: Mutex::new(Some(qmp_control)),
+        channel: Mutex::new(Some(channel)),
+    })
+}
+
+#[async_trait]
+impl Machine for QemuMachine {
+    fn facts(&self) -> &MachineFacts {
+        &self.facts
+    }
+
+    async fn connect(&self) -> Result<BoxStream, Error> {
+        match self.channel.lock().await.take() {
+            Some(stream) => Ok(Box::new(stream)),
+            None => Err(Error::new(ErrorKind::Conflict, "connect to a guest")
+                .with_detail("its one connection is taken")),
+        }
+    }
+
+    async fn wait(&self) -> MachineEnd {
+        end_of(&self.watchdog.ended().await)
+    }
+
+    async fn kill(&self) -> Result<(), Error> {
+        if let Some(mut qmp) = self.qmp.lock().await.take() {
+            // In order, so that what the disks were given is written; else by the signal below.
+            let quit = qmp.execute("quit", json!({}));
+            drop(tokio::time::timeout(QUIT_PATIENCE, quit).await);
+        }
+        match self.watchdog.end().await {
+            Event::Ended { left, .. } if !left.is_empty() => {
+                Err(Error::new(ErrorKind::Io, "remove a machine").with_detail(left.join(", ")))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn end_of(event: &Event) -> MachineEnd {
+    match event {
+        Event::Ended { code: Some(0), .. } => MachineEnd::Ended,
+        Event::Ended { code, signal, log, .. } => {
+            let how = match (code, signal) {
+                (Some(code), _) => format!("QEMU exited with {code}"),
+                (None, Some(signal)) => format!("QEMU was killed by signal {signal}"),
+                (None, None) => "QEMU is gone".to_owned(),
+            };
+            let last = log.trim().lines().last().unwrap_or("").escape_debug().to_string();
+            MachineEnd::Failed(if last.is_empty() { how } else { format!("{how}: {last}") })
+        }
+        Event::Refused(reason) => MachineEnd::Failed(reason.clone()),
+        _ => MachineEnd::Failed("QEMU is gone".into()),
+    }
+}
+
+fn died(operation: &str, event: &Event) -> Error {
+    Error::new(ErrorKind::Io, operation).with_detail(end_of(event).to_string())
+}
+
+/// Makes the machine's folder, for its owner alone.
+fn create_folder(path: &Path) -> Result<PathBuf, Error> {
+    use std::os::unix::fs::DirBuilderExt;
+    let failed = |error| Error::io(format!("make the folder {}", path.display()), error);
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
+    path.canonicalize().map_err(failed)
+}
+
+fn listen(path: &Path) -> Result<UnixListener, Error> {
+    drop(fs::remove_file(path));
+    UnixListener::bind(path).map_err(|error| {
+        let error = Error::io(format!("listen on {}", path.display()), error);
+        match path.as_os_str().len() {
+            108.. => error.with_detail("a socket's path has at most 107 bytes; choose a shorter folder"),
+            _ => error,
+        }
+    })
+}

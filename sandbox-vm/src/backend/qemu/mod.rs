@@ -1,0 +1,179 @@
+//! QEMU: a virtual machine with a kernel of its own.
+//!
+//! One process per machine, of the `microvm` type: no firmware, no PCI, a handful of virtio devices over
+//! memory-mapped I/O, found through ACPI tables. The processor runs it where KVM boots a guest; software
+//! emulates it elsewhere, if the embedder allows that.
+//!
+//! ```text
+//!  Qemu::start ─▶ watchdog ─▶ qemu-system-x86_64
+//!     │ listens on two sockets in the machine's folder, to which QEMU connects:
+//!     ├── agent.sock   the guest's virtio-serial port     (bytes of a stranger)
+//!     └── qmp.sock     QEMU's own control protocol
+//! ```
+//!
+//! QEMU connects to us, and the sockets' names are removed once it has: nobody else can take its place,
+//! and nothing has to be polled for.
+//!
+//! | module | holds |
+//! |---|---|
+//! | `config` | what an embedder can set |
+//! | `arguments` | the command line, as a pure function of the machine |
+//! | `machine` | one running machine |
+//! | `probe` | whether KVM boots a guest here, found out once per boot of the host |
+//! | `qmp` | QEMU's control protocol |
+//! | `clock` | the processor's time stamp counter, which the guest's kernel must be told |
+
+mod arguments;
+mod clock;
+mod config;
+mod machine;
+mod probe;
+mod qmp;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use sandbox_base::ErrorKind;
+use tokio::sync::OnceCell;
+
+use crate::error::Error;
+use crate::hypervisor::{
+    Acceleration, Availability, Capabilities, Hypervisor, Isolation, Machine, MachineSpec,
+};
+use crate::kernel::{Kernel, initrd};
+
+pub use config::{AccelerationPolicy, QemuConfig};
+
+use arguments::Launch;
+
+/// The backend's name.
+const NAME: &str = "qemu";
+
+/// The QEMU backend.
+#[derive(Debug)]
+pub struct Qemu {
+    config: QemuConfig,
+    availability: OnceCell<Availability>,
+    boot_files: OnceCell<BootFiles>,
+}
+
+/// What every machine boots from.
+#[derive(Debug, Clone)]
+struct BootFiles {
+    kernel: PathBuf,
+    initrd: PathBuf,
+}
+
+impl Qemu {
+    /// Makes the backend. Nothing is looked for before it is used.
+    pub fn new(config: QemuConfig) -> Self {
+        Self { config, availability: OnceCell::new(), boot_files: OnceCell::new() }
+    }
+
+    /// Obtains the kernel and writes the initial ramdisk, unless that has been done: what the first
+    /// start would do, for tools that want to show progress.
+    ///
+    /// # Errors
+    ///
+    /// Those of obtaining a kernel.
+    pub async fn prepare(&self) -> Result<(), Error> {
+        self.boot_files().await.map(drop)
+    }
+
+    async fn availability(&self) -> Result<&Availability, Error> {
+        self.availability.get_or_try_init(|| probe::probe(&self.config)).await
+    }
+
+    async fn boot_files(&self) -> Result<&BootFiles, Error> {
+        self.boot_files.get_or_try_init(|| make_boot_files(&self.config)).await
+    }
+}
+
+#[async_trait]
+impl Hypervisor for Qemu {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::new(Isolation::VirtualMachine)
+    }
+
+    async fn probe(&self) -> Result<Availability, Error> {
+        self.availability().await.cloned()
+    }
+
+    async fn start(&self, spec: &MachineSpec) -> Result<Arc<dyn Machine>, Error> {
+        check(spec)?;
+        let availability = self.availability().await?;
+        if availability.acceleration == Acceleration::Emulated {
+            warn_once_of_emulation();
+        }
+        let boot = self.boot_files().await?;
+        let launch = Launch {
+            program: &self.config.program,
+            kernel: &boot.kernel,
+            initrd: &boot.initrd,
+            acceleration: availability.acceleration,
+            tsc_khz: clock::tsc_khz(),
+        };
+        Ok(Arc::new(machine::start(&self.config, &launch, spec).await?))
+    }
+}
+
+/// Refuses what could not boot before anything is started for it.
+fn check(spec: &MachineSpec) -> Result<(), Error> {
+    let invalid = |detail: String| Error::new(ErrorKind::Invalid, "start a machine").with_detail(detail);
+    if spec.cpus == 0 || spec.cpus > 64 {
+        return Err(invalid(format!("{} processors; 1 to 64 are possible", spec.cpus)));
+    }
+    if spec.memory_mib < 128 {
+        let detail = format!("{} MiB of memory; the kernel needs at least 128", spec.memory_mib);
+        return Err(invalid(detail));
+    }
+    for disk in &spec.disks {
+        std::fs::metadata(&disk.path)
+            .map_err(|error| Error::io(format!("use the disk {}", disk.path.display()), error))?;
+    }
+    Ok(())
+}
+
+fn warn_once_of_emulation() {
+    static WARNED: std::sync::Once = std::sync::Once::new();
+    WARNED.call_once(|| {
+        tracing::warn!(
+            "machines are emulated in software: slower, and not a security boundary by QEMU's own word"
+        );
+    });
+}
+
+async fn make_boot_files(config: &QemuConfig) -> Result<BootFiles, Error> {
+    let config = config.clone();
+    tokio::task::spawn_blocking(move || {
+        let kernel = match &config.kernel {
+            Some(kernel) => kernel.clone(),
+            None => Kernel::from_distribution(&config.cache, &config.progress)?,
+        };
+        let modules = kernel.modules(crate::kernel::virtio_guest())?;
+        let agent = std::fs::read(&config.helper)
+            .map_err(|error| Error::io("read the helper binary", error))?;
+        let initrd = initrd::build(&agent, &modules)?;
+        let path = store_initrd(&config.cache, &initrd)?;
+        Ok(BootFiles { kernel: kernel.image, initrd: path })
+    })
+    .await
+    .map_err(|error| Error::new(ErrorKind::Io, "prepare the kernel").with_source(error))?
+}
+
+/// Keeps an initial ramdisk in the cache under its own digest.
+fn store_initrd(cache: &Path, initrd: &[u8]) -> Result<PathBuf, Error> {
+    let folder = cache.join("initrd");
+    let path = folder.join(format!("{}.cpio", blake3::hash(initrd).to_hex()));
+    let failed = |error| Error::io("store the initial ramdisk", error);
+    if !path.exists() {
+        std::fs::create_dir_all(&folder).map_err(failed)?;
+        sandbox_base::durable::write(&path, initrd).map_err(failed)?;
+    }
+    Ok(path)
+}

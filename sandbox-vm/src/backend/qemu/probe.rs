@@ -1,0 +1,183 @@
+//! Whether KVM boots a guest here, found out once per boot of the host.
+//!
+//! `/dev/kvm` that opens proves nothing: on hosts that are virtual machines themselves it may create
+//! virtual machines that never run an instruction. So a guest is booted: 64 KiB of firmware whose first
+//! instructions write one byte to the port of QEMU's `isa-debug-exit` device, which ends QEMU with an
+//! exit code that nothing else gives. The answer is kept in the cache with the host's boot identity.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use sandbox_base::ErrorKind;
+use serde::{Deserialize, Serialize};
+use tokio::process::Command;
+
+use super::config::{AccelerationPolicy, QemuConfig};
+use crate::error::Error;
+use crate::hypervisor::{Acceleration, Availability};
+
+/// How long the tiny guest may take. It runs in about a tenth of a second, QEMU's start included.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// What the tiny guest writes; QEMU exits with twice that plus one.
+const SIGN_OF_LIFE: u8 = 0x2a;
+
+/// What was found out, for one boot of the host and one QEMU.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Finding {
+    boot_id: String,
+    qemu: String,
+    kvm: Result<(), String>,
+}
+
+/// Finds out how machines would run here.
+pub(super) async fn probe(config: &QemuConfig) -> Result<Availability, Error> {
+    let version = version(&config.program).await?;
+    let mut notes = Vec::new();
+    let acceleration = match config.acceleration {
+        AccelerationPolicy::Emulate => Acceleration::Emulated,
+        policy => match kvm(config, &version).await {
+            Ok(()) => Acceleration::Hardware,
+            Err(reason) if policy == AccelerationPolicy::RequireHardware => {
+                return Err(Error::new(ErrorKind::Unsupported, "use KVM").with_detail(reason));
+            }
+            Err(reason) => {
+                notes.push(format!("no hardware acceleration: {reason}"));
+                Acceleration::Emulated
+            }
+        },
+    };
+    if cfg!(not(target_arch = "x86_64")) {
+        let detail = "machines of this backend are x86-64 so far";
+        return Err(Error::new(ErrorKind::Unsupported, "use QEMU").with_detail(detail));
+    }
+    Ok(Availability { version, acceleration, notes })
+}
+
+async fn version(program: &Path) -> Result<String, Error> {
+    let output = Command::new(program)
+        .arg("--version")
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output()
+        .await
+        .map_err(|error| {
+            let missing = error.kind() == std::io::ErrorKind::NotFound;
+            let kind = if missing { ErrorKind::Unsupported } else { ErrorKind::from(&error) };
+            Error::new(kind, format!("run {}", program.display())).with_source(error).with_detail(
+                "install QEMU (the package qemu-system-x86 on Debian), or name the program",
+            )
+        })?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    Ok(text.lines().next().unwrap_or("QEMU").trim().to_owned())
+}
+
+/// Tells whether KVM boots a guest, or why not.
+async fn kvm(config: &QemuConfig, qemu: &str) -> Result<(), String> {
+    if let Err(error) = fs::OpenOptions::new().read(true).write(true).open("/dev/kvm") {
+        return Err(match error.kind() {
+            std::io::ErrorKind::NotFound => "there is no /dev/kvm".into(),
+            std::io::ErrorKind::PermissionDenied => {
+                "no permission for /dev/kvm; being in the group kvm gives it".into()
+            }
+            _ => format!("/dev/kvm: {error}"),
+        });
+    }
+    let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let boot_id = boot_id.trim().to_owned();
+    let path = config.cache.join("probe").join("kvm.json");
+    if let Some(known) = remembered(&path, &boot_id, qemu) {
+        return known;
+    }
+    let kvm = boot_tiny_guest(config, "kvm").await;
+    let finding = Finding { boot_id, qemu: qemu.to_owned(), kvm };
+    if let Err(error) = remember(&path, &finding) {
+        tracing::debug!(%error, "the probe's answer is not kept");
+    }
+    finding.kvm
+}
+
+fn remembered(path: &Path, boot_id: &str, qemu: &str) -> Option<Result<(), String>> {
+    let finding: Finding = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
+    let same = !boot_id.is_empty() && finding.boot_id == boot_id && finding.qemu == qemu;
+    same.then_some(finding.kvm)
+}
+
+fn remember(path: &Path, finding: &Finding) -> std::io::Result<()> {
+    fs::create_dir_all(path.parent().unwrap_or(Path::new(".")))?;
+    sandbox_base::durable::write(path, &serde_json::to_vec(finding)?)
+}
+
+/// Boots the tiny guest under an accelerator.
+async fn boot_tiny_guest(config: &QemuConfig, accelerator: &str) -> Result<(), String> {
+    let firmware = write_firmware(&config.cache).map_err(|error| format!("firmware: {error}"))?;
+    let mut qemu = Command::new(&config.program)
+        .args(["-no-user-config", "-nodefaults", "-display", "none", "-no-reboot"])
+        .args(["-M", "microvm,rtc=off,pit=off,pic=off,isa-serial=off", "-m", "16"])
+        .args(["-accel", accelerator, "-device", "isa-debug-exit,iobase=0xf4,iosize=1", "-bios"])
+        .arg(firmware)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(|error| error.to_string())?;
+    let Ok(status) = tokio::time::timeout(PATIENCE, qemu.wait()).await else {
+        drop(qemu.kill().await);
+        let seconds = PATIENCE.as_secs();
+        return Err(format!("/dev/kvm opens, but a guest did not boot on it within {seconds} s"));
+    };
+    match status.map_err(|error| error.to_string())?.code() {
+        Some(code) if code == i32::from(SIGN_OF_LIFE) * 2 + 1 => Ok(()),
+        other => Err(format!("a guest failed to boot on /dev/kvm (QEMU's exit code: {other:?})")),
+    }
+}
+
+fn write_firmware(cache: &Path) -> std::io::Result<PathBuf> {
+    let path = cache.join("probe").join("firmware.bin");
+    fs::create_dir_all(cache.join("probe"))?;
+    sandbox_base::durable::write(&path, &firmware())?;
+    Ok(path)
+}
+
+/// Returns 64 KiB that end at the processor's reset vector, 16 bytes before their end.
+fn firmware() -> Vec<u8> {
+    let code = [0xb0, SIGN_OF_LIFE, 0xe6, 0xf4, 0xf4]; // mov al, N; out 0xf4, al; hlt
+    let mut image = vec![0xf4; 64 * 1024];
+    let reset = image.len() - 16;
+    image[reset..reset + code.len()].copy_from_slice(&code);
+    image
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_tiny_guest_boots_where_a_guest_can_boot() {
+        let cache = tempfile::tempdir().unwrap();
+        let config = QemuConfig::new("/nonexistent", cache.path());
+        assert_eq!(boot_tiny_guest(&config, "tcg").await, Ok(()));
+    }
+
+    #[tokio::test]
+    async fn a_missing_program_says_what_to_install() {
+        let config = QemuConfig::new("/nonexistent", "/nonexistent").with_program("/no/qemu");
+        let error = probe(&config).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert!(error.to_string().contains("qemu-system-x86"));
+    }
+
+    #[test]
+    fn an_answer_of_another_boot_is_not_believed() {
+        let cache = tempfile::tempdir().unwrap();
+        let path = cache.path().join("kvm.json");
+        let finding = Finding { boot_id: "a".into(), qemu: "7".into(), kvm: Ok(()) };
+        remember(&path, &finding).unwrap();
+        assert_eq!(remembered(&path, "a", "7"), Some(Ok(())));
+        assert_eq!(remembered(&path, "b", "7"), None);
+        assert_eq!(remembered(&path, "a", "8"), None);
+    }
+}

@@ -1,0 +1,20 @@
+//! One byte stream between host and guest, made into many.
+//!
+//! ```text
+//!  host: Agent ── Channel ── yamux ══ one byte stream ══ yamux ── Channel ── agent :guest
+//!          │ open()                   (virtio-serial,                 │ incoming
+//!          └─ one stream per           vsock, Unix socket)            └─ one task per stream
+//!             request
+//! ```
+//!
+//! Multiplexing is [yamux](https://github.com/hashicorp/yamux/blob/master/spec.md): a window per stream,
+//! so a reader that stops reading holds 256 KiB and its own stream, nothing else. What is said inside the
+//! streams is in [`protocol`].
+//!
+//! A peer can open at most [`MAX_STREAMS`] streams at once, and so make this side hold at most that many
+//! windows; more ends the connection, as anything does that breaks the framing.
+
+mod mux;
+pub mod protocol;
+
+pub use mux::{Channel, Incoming, MAX_STREAMS, Side, Stream};

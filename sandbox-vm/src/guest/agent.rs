@@ -1,0 +1,201 @@
+//! The streams that the host opens, each handed to what answers it.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use sandbox_base::BoxStream;
+use sandbox_base::frame::{read_message, write_message};
+use tokio::sync::oneshot;
+
+use super::process::Reaper;
+use super::services::{Services, Session};
+use super::{exec, files, setup};
+use crate::channel::protocol::{
+    ExecId, Failure, FailureKind, Hello, MAX_MESSAGE, MAX_OPEN, Open, Reply, Stdio, VERSIONS,
+    Welcome, agree,
+};
+use crate::channel::{Channel, Side, Stream};
+
+/// How long a command waits for the streams it was promised, and a stream for its command.
+const RENDEZVOUS_PATIENCE: Duration = Duration::from_secs(10);
+
+/// What the agent is in the place where it runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Role {
+    /// The first process of a machine or container: it prepares the place and reaps orphans.
+    FirstProcess,
+    /// A plain process among others. No wall at all: for tests.
+    PlainProcess,
+}
+
+/// The agent: what outlives a session with the host.
+#[derive(Debug, Clone)]
+pub struct Agent(Arc<Shared>);
+
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) role: Role,
+    pub(crate) services: Services,
+    pub(crate) reaper: Reaper,
+    pub(crate) session: Session,
+    waiting: Mutex<HashMap<(ExecId, Stdio), Meeting>>,
+    settings: Mutex<Arc<setup::Settings>>,
+}
+
+/// A stream that waits for its command, or a command that waits for its stream.
+#[derive(Debug)]
+enum Meeting {
+    Stream(Stream),
+    Command(oneshot::Sender<Stream>),
+}
+
+impl Agent {
+    /// Makes an agent and starts reaping children, on the current single-threaded runtime.
+    ///
+    /// # Errors
+    ///
+    /// When signals cannot be watched.
+    pub fn new(role: Role, services: Services) -> io::Result<Self> {
+        Ok(Self(Arc::new(Shared {
+            role,
+            services,
+            reaper: Reaper::start()?,
+            session: Session::default(),
+            waiting: Mutex::default(),
+            settings: Mutex::default(),
+        })))
+    }
+
+    /// Serves one session with the host until its stream ends.
+    pub async fn serve(&self, stream: BoxStream) {
+        let (channel, mut incoming) = Channel::start(stream, Side::Guest);
+        self.0.session.replace(Some(channel));
+        while let Some(stream) = incoming.next().await {
+            let agent = self.0.clone();
+            tokio::spawn(async move {
+                if let Err(error) = agent.answer(stream).await {
+                    tracing::debug!(%error, "stream ended early");
+                }
+            });
+        }
+        self.0.session.replace(None);
+        lock(&self.0.waiting).clear();
+    }
+}
+
+impl Shared {
+    async fn answer(self: Arc<Self>, mut stream: Stream) -> io::Result<()> {
+        match read_message(&mut stream, MAX_OPEN).await? {
+            Open::Hello(hello) => {
+                write_message(&mut stream, &self.welcome(&hello), MAX_MESSAGE).await
+            }
+            Open::Setup(wanted) => {
+                let done = setup::apply(&self, *wanted).await;
+                write_message(&mut stream, &done, MAX_MESSAGE).await
+            }
+            Open::Exec(command) => exec::run(self, *command, stream).await,
+            Open::Stdio { exec, stream: which } => {
+                self.deliver((exec, which), stream).await;
+                Ok(())
+            }
+            Open::File(request) => files::answer(&self, request, stream).await,
+            Open::Service(name) => self.serve_named(&name, stream).await,
+            Open::Power => {
+                let done: Reply<()> = Ok(());
+                tokio::task::spawn_blocking(rustix::fs::sync).await?;
+                write_message(&mut stream, &done, MAX_MESSAGE).await?;
+                Err(self.end())
+            }
+        }
+    }
+
+    fn welcome(&self, hello: &Hello) -> Reply<Welcome> {
+        let version = agree(hello).ok_or_else(|| {
+            let message = format!(
+                "the agent speaks versions {} to {}, the host {} to {}",
+                VERSIONS.start(),
+                VERSIONS.end(),
+                hello.lowest,
+                hello.highest
+            );
+            Failure::new(FailureKind::Unsupported, message)
+        })?;
+        Ok(Welcome {
+            version,
+            agent: env!("CARGO_PKG_VERSION").to_owned(),
+            first_process: self.role == Role::FirstProcess,
+        })
+    }
+
+    async fn serve_named(&self, name: &str, mut stream: Stream) -> io::Result<()> {
+        let Some(handler) = self.services.stream(name).cloned() else {
+            let message = format!("this agent has no service named {name:?}");
+            let refusal: Reply<()> = Err(Failure::new(FailureKind::Unsupported, message));
+            return write_message(&mut stream, &refusal, MAX_MESSAGE).await;
+        };
+        let ready: Reply<()> = Ok(());
+        write_message(&mut stream, &ready, MAX_MESSAGE).await?;
+        handler(stream).await;
+        Ok(())
+    }
+
+    /// Ends the machine, or in tests the process.
+    fn end(&self) -> io::Error {
+        match self.role {
+            Role::FirstProcess => super::init::power_off(),
+            Role::PlainProcess => {
+                self.session.replace(None);
+                self.reaper.kill_everything();
+                io::Error::other("powered off")
+            }
+        }
+    }
+
+    pub(crate) fn settings(&self) -> Arc<setup::Settings> {
+        lock(&self.settings).clone()
+    }
+
+    pub(crate) fn replace_settings(&self, settings: setup::Settings) {
+        *lock(&self.settings) = Arc::new(settings);
+    }
+
+    /// Hands a stream to the command that it names, which may not be here yet.
+    async fn deliver(&self, key: (ExecId, Stdio), stream: Stream) {
+        let met = lock(&self.waiting).remove(&key);
+        match met {
+            // A command that is gone drops the stream, which resets it.
+            Some(Meeting::Command(command)) => drop(command.send(stream)),
+            _ => {
+                lock(&self.waiting).insert(key, Meeting::Stream(stream));
+                tokio::time::sleep(RENDEZVOUS_PATIENCE).await;
+                lock(&self.waiting).remove(&key);
+            }
+        }
+    }
+
+    /// Takes the stream that the host promised a command.
+    pub(crate) async fn claim(&self, key: (ExecId, Stdio)) -> Result<Stream, Failure> {
+        let missing = || {
+            let message = format!("the host named {:?} of a command and did not open it", key.1);
+            Failure::new(FailureKind::Invalid, message)
+        };
+        let (sender, receiver) = oneshot::channel();
+        match lock(&self.waiting).remove(&key) {
+            Some(Meeting::Stream(stream)) => return Ok(stream),
+            Some(Meeting::Command(_)) => return Err(missing()),
+            None => {}
+        }
+        lock(&self.waiting).insert(key, Meeting::Command(sender));
+        let waited = tokio::time::timeout(RENDEZVOUS_PATIENCE, receiver).await;
+        lock(&self.waiting).remove(&key);
+        waited.map_err(|_| missing())?.map_err(|_| missing())
+    }
+}
+
+/// A poisoned lock still holds sound data: nothing is left half-changed under these.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

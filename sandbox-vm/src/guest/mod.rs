@@ -1,0 +1,34 @@
+//! The guest's half: the agent that runs commands, moves files and opens streams to the host.
+//!
+//! The same code is the first process of a microVM, of a container, or a plain child process in tests
+//! ([`Role`]). It runs on a single-threaded runtime: what forks and what reaps never run at once, which
+//! the module `process` relies on.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`init`] | the first moments of a machine: file systems, kernel modules, the port |
+//! | `agent` | the streams that the host opens, each handed to what answers it |
+//! | `setup` | root, mounts, name, clock, limits, as the host asks |
+//! | `process` | fork, exec and reap; the only `unsafe` code of the agent |
+//! | `exec` | one command with its streams, signals and time limit |
+//! | `group` | the control group of a command: who belongs to it, what killed it |
+//! | `files` | reading, writing, packing and unpacking |
+//! | `users` | `/etc/passwd` and `/etc/group`, as data |
+//!
+//! The host is trusted here, as it must be: it owns the machine. Commands are not: nothing they do to
+//! files, names or processes may make the agent panic or stop.
+
+mod agent;
+mod descriptor;
+mod exec;
+mod files;
+mod group;
+pub mod init;
+mod port;
+mod process;
+mod services;
+mod setup;
+mod users;
+
+pub use agent::{Agent, Role};
+pub use services::{HostStreams, Services};

@@ -1,0 +1,174 @@
+//! Root, mounts, name, clock and limits, as the host asks for them once per machine.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use rustix::mount::{MountFlags, mount, mount_move};
+use tokio::net::TcpListener;
+
+use super::agent::{Role, Shared};
+use super::group;
+use super::services::HostStreams;
+use crate::channel::protocol::{Failure, FailureKind, Limits, Mount, Reply, Root, Setup};
+
+/// What every command starts from.
+#[derive(Debug, Default)]
+pub(crate) struct Settings {
+    pub(crate) env: Vec<(String, String)>,
+    pub(crate) limits: Limits,
+}
+
+/// Prepares the machine.
+pub(crate) async fn apply(agent: &Arc<Shared>, wanted: Setup) -> Reply<()> {
+    if agent.role == Role::FirstProcess {
+        prepare_place(&wanted)?;
+    }
+    for forward in &wanted.forward {
+        let handler = agent.services.listener(&forward.service).ok_or_else(|| {
+            let message = format!("this agent cannot lead to {:?}", forward.service);
+            Failure::new(FailureKind::Unsupported, message)
+        })?;
+        let listener = TcpListener::bind(("127.0.0.1", forward.port))
+            .await
+            .map_err(|error| Failure::io(format!("port {}", forward.port), &error))?;
+        let streams = HostStreams::new(agent.session.clone(), forward.service.clone());
+        tokio::spawn(handler(listener, streams));
+    }
+    agent.replace_settings(Settings { env: wanted.env, limits: wanted.limits });
+    Ok(())
+}
+
+fn prepare_place(wanted: &Setup) -> Reply<()> {
+    if let Some((seconds, nanoseconds)) = wanted.clock {
+        let time =
+            rustix::time::Timespec { tv_sec: seconds, tv_nsec: i64::from(nanoseconds) as _ };
+        rustix::time::clock_settime(rustix::time::ClockId::Realtime, time)
+            .map_err(|error| Failure::io("clock", &error.into()))?;
+    }
+    if let Some(root) = &wanted.root {
+        enter_root(root)?;
+    }
+    mount_usual_places()?;
+    for mount in &wanted.mounts {
+        mount_wanted(mount)?;
+    }
+    if !wanted.hostname.is_empty() {
+        rustix::system::sethostname(wanted.hostname.as_bytes())
+            .map_err(|error| Failure::io("host name", &error.into()))?;
+        name_machine(&wanted.hostname);
+    }
+    loopback_up().map_err(|error| Failure::io("loopback interface", &error))?;
+    group::prepare(&wanted.limits).map_err(|error| Failure::io("control groups", &error))?;
+    // The agent must outlive whatever its commands do to memory.
+    fs::write("/proc/self/oom_score_adj", "-1000")
+        .map_err(|error| Failure::io("oom_score_adj", &error))
+}
+
+/// Joins the read-only image and the writable layer, and makes the result the root.
+fn enter_root(root: &Root) -> Reply<()> {
+    let (lower, upper, joined) = ("/lower", "/upper", "/root-joined");
+    mount_at(&root.lower, lower, &root.lower_type, MountFlags::RDONLY, None)?;
+    let new_root = match &root.upper {
+        None => lower,
+        Some((device, fs_type)) => {
+            mount_at(device, upper, fs_type, MountFlags::NOATIME, None)?;
+            for folder in ["/upper/files", "/upper/work"] {
+                fs::create_dir_all(folder).map_err(|error| Failure::io(folder, &error))?;
+            }
+            let options = c"lowerdir=/lower,upperdir=/upper/files,workdir=/upper/work";
+            mount_at("overlay", joined, "overlay", MountFlags::NOATIME, Some(options))?;
+            joined
+        }
+    };
+    for place in ["/dev", "/proc", "/sys"] {
+        let target = format!("{new_root}{place}");
+        // A read-only root must have these already.
+        drop(fs::create_dir_all(&target));
+        mount_move(place, target.as_str()).map_err(|error| Failure::io(place, &error.into()))?;
+    }
+    switch_to(new_root).map_err(|error| Failure::io("switch of root", &error))
+}
+
+fn switch_to(new_root: &str) -> io::Result<()> {
+    rustix::process::chdir(new_root)?;
+    mount_move(".", "/")?;
+    rustix::process::chroot(".")?;
+    Ok(rustix::process::chdir("/")?)
+}
+
+fn mount_usual_places() -> Reply<()> {
+    let safe = MountFlags::NOSUID | MountFlags::NODEV;
+    let strict = safe | MountFlags::NOEXEC;
+    mount_at("devpts", "/dev/pts", "devpts", strict & !MountFlags::NODEV, Some(c"ptmxmode=0666,mode=0620,gid=5"))?;
+    mount_at("tmpfs", "/dev/shm", "tmpfs", safe, Some(c"mode=1777"))?;
+    mount_at("tmpfs", "/run", "tmpfs", safe, Some(c"mode=0755"))?;
+    mount_at("cgroup2", "/sys/fs/cgroup", "cgroup2", strict, None)
+}
+
+fn mount_wanted(wanted: &Mount) -> Reply<()> {
+    match wanted {
+        Mount::Tmpfs { target, size } => {
+            let options = std::ffi::CString::new(format!("size={size},mode=1777"))
+                .map_err(|error| Failure::new(FailureKind::Invalid, error.to_string()))?;
+            let flags = MountFlags::NOSUID | MountFlags::NODEV;
+            mount_at("tmpfs", target, "tmpfs", flags, Some(&options))
+        }
+        Mount::Disk { target, device, fs_type, read_only } => {
+            let mut flags = MountFlags::NOSUID | MountFlags::NODEV;
+            flags.set(MountFlags::RDONLY, *read_only);
+            mount_at(device, target, fs_type, flags, None)
+        }
+    }
+}
+
+fn mount_at(
+    source: &str,
+    target: &str,
+    fs_type: &str,
+    flags: MountFlags,
+    options: Option<&std::ffi::CStr>,
+) -> Reply<()> {
+    if !Path::new(target).is_dir() {
+        fs::create_dir_all(target).map_err(|error| Failure::io(target, &error))?;
+    }
+    mount(source, target, fs_type, flags, options)
+        .map_err(|error| Failure::io(format!("mount of {source} at {target}"), &error.into()))
+}
+
+/// Makes the name resolve, and gives the machine an identity of its own. A root that cannot be written
+/// keeps what its image says.
+fn name_machine(name: &str) {
+    let hosts = format!(
+        "127.0.0.1\tlocalhost\n127.0.1.1\t{name}\n::1\tlocalhost ip6-localhost ip6-loopback\n"
+    );
+    drop(fs::write("/etc/hostname", format!("{name}\n")));
+    drop(fs::write("/etc/hosts", hosts));
+    let mut random = [0u8; 16];
+    if rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty()) == Ok(16) {
+        drop(fs::write("/etc/machine-id", format!("{:032x}\n", u128::from_ne_bytes(random))));
+    }
+}
+
+/// Brings the loopback interface up, by one `RTM_NEWLINK` message (`man 7 rtnetlink`).
+fn loopback_up() -> io::Result<()> {
+    use rustix::net::{AddressFamily, SendFlags, SocketType, socket};
+    const RTM_NEWLINK: u16 = 16;
+    const NLM_F_REQUEST: u16 = 1;
+    const IFF_UP: u32 = 1;
+    const LOOPBACK_INDEX: i32 = 1;
+    let mut message = Vec::with_capacity(32);
+    message.extend(32u32.to_ne_bytes());
+    message.extend(RTM_NEWLINK.to_ne_bytes());
+    message.extend(NLM_F_REQUEST.to_ne_bytes());
+    message.extend([0; 8]); // sequence number, port
+    message.extend([0; 4]); // family, padding, device type
+    message.extend(LOOPBACK_INDEX.to_ne_bytes());
+    message.extend(IFF_UP.to_ne_bytes());
+    message.extend(IFF_UP.to_ne_bytes());
+    // Protocol 0 of this family is `NETLINK_ROUTE`.
+    let socket = socket(AddressFamily::NETLINK, SocketType::RAW, None)?;
+    rustix::net::send(&socket, &message, SendFlags::empty())?;
+    Ok(())
+}

@@ -1,0 +1,320 @@
+//! The seam: what a backend is, and what a machine of it can do.
+//!
+//! A [`Hypervisor`] starts machines; a [`Machine`] is one that runs. Neither knows what is said over the
+//! channel: [`HypervisorExt::boot`] adds the conversation with the agent, so that every backend gets it
+//! by implementing the two small traits.
+//!
+//! ```text
+//!  Hypervisor ── start(MachineSpec) ──▶ Machine ── connect() ──▶ BoxStream ──▶ Agent
+//!      │ probe()                          │ facts(), wait(), kill()
+//!      ▼                                  ▼
+//!  Availability, with its reasons       gone: process, disks, sockets
+//! ```
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use sandbox_base::{BoxStream, ErrorKind};
+use serde::{Deserialize, Serialize};
+
+use crate::agent::Agent;
+use crate::error::Error;
+
+/// A way to wall something off: one backend with its configuration.
+///
+/// Implementations never fall back to less than they are: what cannot be had is `Unsupported`, with the
+/// reason.
+#[async_trait]
+pub trait Hypervisor: fmt::Debug + Send + Sync + 'static {
+    /// Returns the backend's name, as in the tool's `--backend`.
+    fn name(&self) -> &'static str;
+
+    /// Returns what machines of this backend can do.
+    fn capabilities(&self) -> Capabilities;
+
+    /// Finds out whether machines can be started here, and how they would run.
+    ///
+    /// Idempotent, bounded in time, and remembered where it is costly (once per boot of the host).
+    ///
+    /// # Errors
+    ///
+    /// `Unsupported` with the reason and what to do about it.
+    async fn probe(&self) -> Result<Availability, Error>;
+
+    /// Starts a machine and returns as soon as its hypervisor runs; the guest may still be booting.
+    ///
+    /// Dropping the future ends what was started.
+    ///
+    /// # Errors
+    ///
+    /// `Unsupported` where the backend is missing, `NotFound` and `Invalid` for what the specification
+    /// names, `Exhausted` for memory and disk. Nothing is left behind.
+    async fn start(&self, spec: &MachineSpec) -> Result<Arc<dyn Machine>, Error>;
+}
+
+/// A machine that was started.
+///
+/// Dropping the last handle ends it as [`Machine::kill`] does.
+#[async_trait]
+pub trait Machine: fmt::Debug + Send + Sync + 'static {
+    /// Returns what it is and how it runs.
+    fn facts(&self) -> &MachineFacts;
+
+    /// Connects to the guest's agent. One connection at a time: a second one waits for the first to end
+    /// or answers `Conflict`.
+    ///
+    /// # Errors
+    ///
+    /// `Disconnected` when the machine has ended.
+    async fn connect(&self) -> Result<BoxStream, Error>;
+
+    /// Waits until the machine has ended and says how. Cancel safe; may be called again.
+    async fn wait(&self) -> MachineEnd;
+
+    /// Ends the machine at once and waits until its process is gone and its files are removed.
+    /// Idempotent; goes on when the future is dropped.
+    ///
+    /// # Errors
+    ///
+    /// What could not be removed, by name.
+    async fn kill(&self) -> Result<(), Error>;
+}
+
+/// Convenience for every [`Hypervisor`].
+#[async_trait]
+pub trait HypervisorExt: Hypervisor {
+    /// Starts a machine, waits for its agent and prepares the guest.
+    ///
+    /// A boot that stays silent for `patience` is killed and tried once more: under emulation a kernel
+    /// may hang in its first moments, and the next one does not.
+    ///
+    /// Dropping the future ends what was started.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Hypervisor::start`]; `TimedOut` when the guest stayed silent twice; `Disconnected`
+    /// when it died on the way, with the last lines of its console.
+    async fn boot(
+        &self,
+        spec: &MachineSpec,
+        patience: Duration,
+    ) -> Result<(Arc<dyn Machine>, Agent), Error> {
+        match boot_once(self, spec, patience).await {
+            Err(error) if error.kind() == ErrorKind::TimedOut => {
+                tracing::warn!(backend = self.name(), %error, "the guest stayed silent; once more");
+                boot_once(self, spec, patience).await
+            }
+            done => done,
+        }
+    }
+}
+
+impl<T: Hypervisor + ?Sized> HypervisorExt for T {}
+
+async fn boot_once<T: Hypervisor + ?Sized>(
+    hypervisor: &T,
+    spec: &MachineSpec,
+    patience: Duration,
+) -> Result<(Arc<dyn Machine>, Agent), Error> {
+    let machine = hypervisor.start(spec).await?;
+    let greet = async {
+        let agent = Agent::connect(machine.connect().await?).await?;
+        agent.setup(&spec.setup).await?;
+        Ok(agent)
+    };
+    let greeted = tokio::select! {
+        greeted = tokio::time::timeout(patience, greet) => greeted,
+        end = machine.wait() => Ok(Err(died(&end))),
+    };
+    let error = match greeted {
+        Ok(Ok(agent)) => return Ok((machine, agent)),
+        // A machine that dies closes its channel first; how it died says more.
+        Ok(Err(error)) if error.kind() == ErrorKind::Disconnected => {
+            match tokio::time::timeout(Duration::from_secs(2), machine.wait()).await {
+                Ok(end) => died(&end),
+                Err(_) => error,
+            }
+        }
+        Ok(Err(error)) => error,
+        Err(_) => {
+            let detail = format!(
+                "no answer from the guest within {} s; its console said: {}",
+                patience.as_secs(),
+                machine.facts().console_tail()
+            );
+            Error::new(ErrorKind::TimedOut, "boot a guest").with_detail(detail)
+        }
+    };
+    if let Err(error) = machine.kill().await {
+        tracing::warn!(%error, "a failed boot left something behind");
+    }
+    Err(error)
+}
+
+fn died(end: &MachineEnd) -> Error {
+    Error::new(ErrorKind::Disconnected, "boot a guest").with_detail(end.to_string())
+}
+
+/// What a machine is made of.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct MachineSpec {
+    /// A short name for people, process lists and logs.
+    pub name: String,
+    /// A folder that belongs to this machine alone; what is put there is removed with it.
+    pub folder: PathBuf,
+    /// Virtual processors.
+    pub cpus: u32,
+    /// Memory in MiB.
+    pub memory_mib: u32,
+    /// Disks in the order in which the guest sees them; the first ones are the root's.
+    pub disks: Vec<Disk>,
+    /// What the agent is asked to prepare.
+    pub setup: crate::channel::protocol::Setup,
+}
+
+impl MachineSpec {
+    /// Describes a machine with one processor and 512 MiB of memory, in a folder of its own.
+    pub fn new(name: impl Into<String>, folder: impl Into<PathBuf>) -> Self {
+        let (name, folder) = (name.into(), folder.into());
+        Self { name, folder, cpus: 1, memory_mib: 512, ..Self::default() }
+    }
+}
+
+/// A disk of a machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Disk {
+    /// The image, raw.
+    pub path: PathBuf,
+    /// Whether the guest can write to it.
+    pub read_only: bool,
+}
+
+impl Disk {
+    /// A disk that the guest can only read. Many machines can share its image.
+    pub fn read_only(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into(), read_only: true }
+    }
+
+    /// A disk that belongs to this machine.
+    pub fn writable(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into(), read_only: false }
+    }
+}
+
+/// What a backend's machines can do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Capabilities {
+    /// The class of the wall.
+    pub isolation: Isolation,
+    /// Whether commands can run as any user, root included.
+    pub users: bool,
+    /// Whether the machine's root is made by its agent from disks.
+    pub disks: bool,
+}
+
+impl Capabilities {
+    pub(crate) fn new(isolation: Isolation) -> Self {
+        Self { isolation, users: true, disks: true }
+    }
+}
+
+/// What stands between the guest and the host, weakest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Isolation {
+    /// Nothing: a plain process. For tests only.
+    None,
+    /// The host's kernel, with namespaces and filters in front of it.
+    SharedKernel,
+    /// A kernel in user space answers most system calls.
+    UserSpaceKernel,
+    /// A kernel of its own in a virtual machine.
+    VirtualMachine,
+}
+
+/// How a machine's instructions are executed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Acceleration {
+    /// By the processor.
+    Hardware,
+    /// By software, many times slower. QEMU's authors do not call this a security boundary.
+    Emulated,
+    /// There is no virtual machine.
+    NotApplicable,
+}
+
+/// That a backend can be used here, and how.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Availability {
+    /// The backend's program and version, for people.
+    pub version: String,
+    /// How machines would run.
+    pub acceleration: Acceleration,
+    /// What a person should know: why there is no acceleration, say.
+    pub notes: Vec<String>,
+}
+
+/// What a machine is and how it runs.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct MachineFacts {
+    /// The backend's name.
+    pub backend: &'static str,
+    /// The class of the wall.
+    pub isolation: Isolation,
+    /// How it runs.
+    pub acceleration: Acceleration,
+    /// The process that is the machine, where there is one.
+    pub pid: Option<u32>,
+    pub(crate) console: Option<PathBuf>,
+}
+
+impl MachineFacts {
+    /// Returns the last lines that the guest wrote to its console, bounded and escaped for a terminal.
+    pub fn console_tail(&self) -> String {
+        let Some(path) = &self.console else { return "(no console)".into() };
+        let Ok(bytes) = std::fs::read(path) else { return "(nothing)".into() };
+        let tail = &bytes[bytes.len().saturating_sub(1000)..];
+        let text = String::from_utf8_lossy(tail);
+        let lines: Vec<String> = text
+            .lines()
+            .rev()
+            .filter(|line| !line.trim().is_empty())
+            .take(5)
+            .map(|line| line.trim().escape_debug().to_string())
+            .collect();
+        if lines.is_empty() {
+            return "(nothing)".into();
+        }
+        lines.into_iter().rev().collect::<Vec<_>>().join(" | ")
+    }
+}
+
+/// How a machine ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum MachineEnd {
+    /// The guest powered off, or it was asked to end.
+    Ended,
+    /// Its process failed; the text is what it said last.
+    Failed(String),
+}
+
+impl fmt::Display for MachineEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ended => f.write_str("the machine ended"),
+            Self::Failed(text) => write!(f, "the machine failed: {text}"),
+        }
+    }
+}
