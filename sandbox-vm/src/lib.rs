@@ -1,1 +1,12 @@
 //! Machines for sandboxes: hypervisor backends, images, and the channel to the guest.
+
+mod cache;
+
+mod error;
+
+pub mod kernel;
+mod process;
+mod progress;
+
+pub use error::Error;
+pub use progress::{Progress, Step};

@@ -1,0 +1,3 @@
+//! Everything that needs real programs, real packages or a kernel.
+
+mod kernel;
