@@ -59,7 +59,10 @@ impl Agent {
             opener: Arc::new(channel),
             incoming: Arc::new(tokio::sync::Mutex::new(Some(incoming))),
         };
-        let hello = Hello { lowest: *VERSIONS.start(), highest: *VERSIONS.end() };
+        let hello = Hello {
+            lowest: *VERSIONS.start(),
+            highest: *VERSIONS.end(),
+        };
         let welcome: Welcome = agent.ask("greet the guest", &Open::Hello(hello)).await?;
         if !VERSIONS.contains(&welcome.version) {
             let detail = format!("it chose version {}", welcome.version);
@@ -70,7 +73,10 @@ impl Agent {
 
     /// Speaks to an agent that another process is connected to.
     pub fn through(opener: Arc<dyn StreamOpener>) -> Self {
-        Self { opener, incoming: Arc::default() }
+        Self {
+            opener,
+            incoming: Arc::default(),
+        }
     }
 
     /// Returns the streams that the guest opens, each with the name of the service it wants. `None`
@@ -85,7 +91,10 @@ impl Agent {
     ///
     /// `Disconnected` when the guest is gone.
     pub async fn raw(&self) -> Result<BoxStream, Error> {
-        self.opener.open().await.map_err(|error| Error::io("reach the guest", error))
+        self.opener
+            .open()
+            .await
+            .map_err(|error| Error::io("reach the guest", error))
     }
 
     /// Prepares the guest; once per machine, before any command.
@@ -94,7 +103,8 @@ impl Agent {
     ///
     /// What the guest answers.
     pub async fn setup(&self, setup: &Setup) -> Result<(), Error> {
-        self.ask("prepare the guest", &Open::Setup(Box::new(setup.clone()))).await
+        self.ask("prepare the guest", &Open::Setup(Box::new(setup.clone())))
+            .await
     }
 
     /// Has the guest flush its disks and power off. The machine ends soon after.
@@ -135,7 +145,15 @@ impl Agent {
         let (mut stdin, mut stdout, mut stderr) = (None, None, None);
         for which in wanted {
             let mut stream = self.raw().await?;
-            send(&mut stream, &Open::Stdio { exec: id, stream: which }, OPERATION).await?;
+            send(
+                &mut stream,
+                &Open::Stdio {
+                    exec: id,
+                    stream: which,
+                },
+                OPERATION,
+            )
+            .await?;
             match which {
                 Stdio::In => stdin = Some(stream),
                 Stdio::Out => stdout = Some(stream),
@@ -146,7 +164,14 @@ impl Agent {
             Ok(ExecEvent::Started(pid)) => {
                 let (reader, writer) = tokio::io::split(control);
                 let control = ExecController(writer);
-                Ok(RunningExec { pid, stdin, stdout, stderr, control, end: ExecEnd(reader) })
+                Ok(RunningExec {
+                    pid,
+                    stdin,
+                    stdout,
+                    stderr,
+                    control,
+                    end: ExecEnd(reader),
+                })
             }
             Ok(ExecEvent::Failed(failure)) => Err(failed(OPERATION, failure)),
             Ok(ExecEvent::Exited(_)) => Err(Error::new(ErrorKind::Protocol, OPERATION)),
@@ -162,13 +187,19 @@ impl Agent {
     pub async fn read(&self, path: &[u8], limit: u64) -> Result<Vec<u8>, Error> {
         const OPERATION: &str = "read a file inside";
         let mut stream = self.raw().await?;
-        let request = FileRequest::Read { path: path.to_vec() };
+        let request = FileRequest::Read {
+            path: path.to_vec(),
+        };
         send(&mut stream, &Open::File(request), OPERATION).await?;
         let reply: FileReply = answer(&mut stream, OPERATION).await?;
         let size = reply.size.unwrap_or(0);
         let mut bytes = Vec::new();
         let io = |error| Error::io(OPERATION, error);
-        (&mut stream).take(limit.saturating_add(1)).read_to_end(&mut bytes).await.map_err(io)?;
+        (&mut stream)
+            .take(limit.saturating_add(1))
+            .read_to_end(&mut bytes)
+            .await
+            .map_err(io)?;
         if bytes.len() as u64 > limit || size > limit {
             let detail = format!("it is longer than {limit} bytes");
             return Err(Error::new(ErrorKind::Exhausted, OPERATION).with_detail(detail));
@@ -192,7 +223,8 @@ impl Agent {
             user: file.user.map(str::to_owned),
         };
         let mut contents = contents;
-        self.send_bytes("write a file inside", request, &mut contents).await
+        self.send_bytes("write a file inside", request, &mut contents)
+            .await
     }
 
     /// Packs a file or folder as a tar archive and returns its bytes as they come. The archive is a
@@ -204,7 +236,9 @@ impl Agent {
     pub async fn pack(&self, path: &[u8]) -> Result<BoxStream, Error> {
         const OPERATION: &str = "pack files inside";
         let mut stream = self.raw().await?;
-        let request = FileRequest::Pack { path: path.to_vec() };
+        let request = FileRequest::Pack {
+            path: path.to_vec(),
+        };
         send(&mut stream, &Open::File(request), OPERATION).await?;
         let _: FileReply = answer(&mut stream, OPERATION).await?;
         Ok(stream)
@@ -221,8 +255,12 @@ impl Agent {
         user: Option<&str>,
         archive: &mut (impl AsyncRead + Unpin + ?Sized),
     ) -> Result<(), Error> {
-        let request = FileRequest::Unpack { path: path.to_vec(), user: user.map(str::to_owned) };
-        self.send_bytes("unpack files inside", request, archive).await
+        let request = FileRequest::Unpack {
+            path: path.to_vec(),
+            user: user.map(str::to_owned),
+        };
+        self.send_bytes("unpack files inside", request, archive)
+            .await
     }
 
     async fn send_bytes(
@@ -264,7 +302,11 @@ pub struct NewFile<'a> {
 impl<'a> NewFile<'a> {
     /// A file at an absolute path, with mode 0644, owned by the agent's own user.
     pub fn at(path: &'a [u8]) -> Self {
-        Self { path, mode: 0o644, user: None }
+        Self {
+            path,
+            mode: 0o644,
+            user: None,
+        }
     }
 
     /// Replaces the permission bits.
@@ -301,7 +343,9 @@ pub struct RunningExec {
 
 impl fmt::Debug for RunningExec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RunningExec").field("pid", &self.pid).finish_non_exhaustive()
+        f.debug_struct("RunningExec")
+            .field("pid", &self.pid)
+            .finish_non_exhaustive()
     }
 }
 
@@ -346,8 +390,10 @@ impl ExecEnd {
             Ok(ExecEvent::Exited(exit)) => Ok(exit),
             Ok(ExecEvent::Failed(failure)) => Err(failed(OPERATION, failure)),
             Ok(ExecEvent::Started(_)) => Err(Error::new(ErrorKind::Protocol, OPERATION)),
-            Err(error) => Err(Error::io(OPERATION, error)
-                .with_detail("the guest ended before the command did")),
+            Err(error) => {
+                Err(Error::io(OPERATION, error)
+                    .with_detail("the guest ended before the command did"))
+            }
         }
     }
 }
@@ -394,7 +440,9 @@ async fn send(
     open: &Open,
     operation: &'static str,
 ) -> Result<(), Error> {
-    write_message(stream, open, MAX_OPEN).await.map_err(|error| Error::io(operation, error))
+    write_message(stream, open, MAX_OPEN)
+        .await
+        .map_err(|error| Error::io(operation, error))
 }
 
 async fn answer<T: DeserializeOwned>(

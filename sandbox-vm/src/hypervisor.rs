@@ -119,6 +119,7 @@ async fn boot_once<T: Hypervisor + ?Sized>(
     spec: &MachineSpec,
     patience: Duration,
 ) -> Result<(Arc<dyn Machine>, Agent), Error> {
+    const OPERATION: &str = "boot a guest";
     let machine = hypervisor.start(spec).await?;
     let greet = async {
         let agent = Agent::connect(machine.connect().await?).await?;
@@ -127,35 +128,32 @@ async fn boot_once<T: Hypervisor + ?Sized>(
     };
     let greeted = tokio::select! {
         greeted = tokio::time::timeout(patience, greet) => greeted,
-        end = machine.wait() => Ok(Err(died(&end))),
+        _ = machine.wait() => Ok(Err(Error::new(ErrorKind::Disconnected, OPERATION))),
     };
-    let error = match greeted {
+    let refused = match greeted {
         Ok(Ok(agent)) => return Ok((machine, agent)),
-        // A machine that dies closes its channel first; how it died says more.
-        Ok(Err(error)) if error.kind() == ErrorKind::Disconnected => {
-            match tokio::time::timeout(Duration::from_secs(2), machine.wait()).await {
-                Ok(end) => died(&end),
-                Err(_) => error,
-            }
-        }
         Ok(Err(error)) => error,
-        Err(_) => {
-            let detail = format!(
-                "no answer from the guest within {} s; its console said: {}",
-                patience.as_secs(),
-                machine.facts().console_tail()
-            );
-            Error::new(ErrorKind::TimedOut, "boot a guest").with_detail(detail)
-        }
+        Err(_) => Error::new(ErrorKind::TimedOut, OPERATION).with_detail(format!(
+            "no answer from the guest within {} s",
+            patience.as_secs()
+        )),
     };
     if let Err(error) = machine.kill().await {
         tracing::warn!(%error, "a failed boot left something behind");
     }
-    Err(error)
-}
-
-fn died(end: &MachineEnd) -> Error {
-    Error::new(ErrorKind::Disconnected, "boot a guest").with_detail(end.to_string())
+    let end = machine.wait().await;
+    Err(match refused.kind() {
+        // A machine that dies closes its channel first; how it died says more.
+        ErrorKind::Disconnected => {
+            Error::new(ErrorKind::Disconnected, OPERATION).with_detail(end.to_string())
+        }
+        ErrorKind::TimedOut => {
+            let said = format!("its console said: {}", end.last_lines());
+            let reason = refused.detail().unwrap_or("no answer from the guest");
+            Error::new(ErrorKind::TimedOut, OPERATION).with_detail(format!("{reason}; {said}"))
+        }
+        _ => refused,
+    })
 }
 
 /// What a machine is made of.
@@ -180,7 +178,13 @@ impl MachineSpec {
     /// Describes a machine with one processor and 512 MiB of memory, in a folder of its own.
     pub fn new(name: impl Into<String>, folder: impl Into<PathBuf>) -> Self {
         let (name, folder) = (name.into(), folder.into());
-        Self { name, folder, cpus: 1, memory_mib: 512, ..Self::default() }
+        Self {
+            name,
+            folder,
+            cpus: 1,
+            memory_mib: 512,
+            ..Self::default()
+        }
     }
 }
 
@@ -197,12 +201,18 @@ pub struct Disk {
 impl Disk {
     /// A disk that the guest can only read. Many machines can share its image.
     pub fn read_only(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), read_only: true }
+        Self {
+            path: path.into(),
+            read_only: true,
+        }
     }
 
     /// A disk that belongs to this machine.
     pub fn writable(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), read_only: false }
+        Self {
+            path: path.into(),
+            read_only: false,
+        }
     }
 }
 
@@ -220,7 +230,11 @@ pub struct Capabilities {
 
 impl Capabilities {
     pub(crate) fn new(isolation: Isolation) -> Self {
-        Self { isolation, users: true, disks: true }
+        Self {
+            isolation,
+            users: true,
+            disks: true,
+        }
     }
 }
 
@@ -276,45 +290,53 @@ pub struct MachineFacts {
     pub acceleration: Acceleration,
     /// The process that is the machine, where there is one.
     pub pid: Option<u32>,
-    pub(crate) console: Option<PathBuf>,
-}
-
-impl MachineFacts {
-    /// Returns the last lines that the guest wrote to its console, bounded and escaped for a terminal.
-    pub fn console_tail(&self) -> String {
-        let Some(path) = &self.console else { return "(no console)".into() };
-        let Ok(bytes) = std::fs::read(path) else { return "(nothing)".into() };
-        let tail = &bytes[bytes.len().saturating_sub(1000)..];
-        let text = String::from_utf8_lossy(tail);
-        let lines: Vec<String> = text
-            .lines()
-            .rev()
-            .filter(|line| !line.trim().is_empty())
-            .take(5)
-            .map(|line| line.trim().escape_debug().to_string())
-            .collect();
-        if lines.is_empty() {
-            return "(nothing)".into();
-        }
-        lines.into_iter().rev().collect::<Vec<_>>().join(" | ")
-    }
 }
 
 /// How a machine ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
-pub enum MachineEnd {
-    /// The guest powered off, or it was asked to end.
-    Ended,
-    /// Its process failed; the text is what it said last.
-    Failed(String),
+pub struct MachineEnd {
+    /// Why, when it was not in order: neither the guest powered off nor was it asked to end.
+    pub failure: Option<String>,
+    /// The last of what the guest wrote to its console, and the hypervisor to its own output: bytes of
+    /// a stranger.
+    pub console: String,
+}
+
+impl MachineEnd {
+    /// Returns the last lines of the console, escaped for a terminal.
+    pub fn last_lines(&self) -> String {
+        let lines: Vec<&str> = self
+            .console
+            .lines()
+            .map(str::trim)
+            .filter(|line| !line.is_empty())
+            .collect();
+        let last = &lines[lines.len().saturating_sub(5)..];
+        let escaped: Vec<String> = last
+            .iter()
+            .map(|line| {
+                line.chars()
+                    .take(300)
+                    .collect::<String>()
+                    .escape_debug()
+                    .to_string()
+            })
+            .collect();
+        if escaped.is_empty() {
+            "(nothing)".into()
+        } else {
+            escaped.join(" | ")
+        }
+    }
 }
 
 impl fmt::Display for MachineEnd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Ended => f.write_str("the machine ended"),
-            Self::Failed(text) => write!(f, "the machine failed: {text}"),
+        match &self.failure {
+            None => f.write_str("the machine ended")?,
+            Some(failure) => f.write_str(failure)?,
         }
+        write!(f, "; its console said: {}", self.last_lines())
     }
 }

@@ -1,4 +1,19 @@
-//! Machines.
+//! Machines for sandboxes: hypervisor backends, images, and the channel to the guest.
+
+mod cache;
+
+pub mod agent;
+pub mod backend;
 pub mod channel;
+mod error;
 #[cfg(all(feature = "guest", target_os = "linux"))]
 pub mod guest;
+pub mod hypervisor;
+pub mod kernel;
+mod process;
+mod progress;
+
+pub use agent::Agent;
+pub use error::Error;
+pub use hypervisor::{Hypervisor, HypervisorExt, Machine};
+pub use progress::{Progress, Step};

@@ -1,7 +1,4 @@
 //! The only list of backends.
 
-#[cfg(unix)]
+#[cfg(target_os = "linux")]
 pub mod qemu;
-
-#[cfg(all(feature = "testing", unix))]
-pub mod plain;

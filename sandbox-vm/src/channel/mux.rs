@@ -81,11 +81,16 @@ impl Channel {
         let (commands, command_queue) = mpsc::channel(64);
         let (incoming, streams) = mpsc::channel(64);
         let (ended_sender, ended) = watch::channel(false);
-        let driver = Driver { connection, commands: command_queue, incoming, opening: None };
+        let driver = Driver {
+            connection,
+            commands: command_queue,
+            incoming,
+            opening: None,
+        };
         tokio::spawn(async move {
             driver.run().await;
             // Nobody has to be listening.
-            drop(ended_sender.send(true));
+            let _ = ended_sender.send(true);
         });
         (Self { commands, ended }, Incoming { streams })
     }
@@ -100,7 +105,10 @@ impl Channel {
     pub async fn open(&self) -> io::Result<Stream> {
         let (reply, answer) = oneshot::channel();
         let gone = || io::Error::new(io::ErrorKind::BrokenPipe, "the channel has ended");
-        self.commands.send(Command::Open(reply)).await.map_err(|_| gone())?;
+        self.commands
+            .send(Command::Open(reply))
+            .await
+            .map_err(|_| gone())?;
         answer.await.map_err(|_| gone())?
     }
 
@@ -199,7 +207,9 @@ impl Stream {
 
 impl fmt::Debug for Stream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Stream").field(&self.0.get_ref().id()).finish()
+        f.debug_tuple("Stream")
+            .field(&self.0.get_ref().id())
+            .finish()
     }
 }
 
@@ -219,7 +229,9 @@ impl AsyncWrite for Stream {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(context, bytes).map_err(closed)
+        Pin::new(&mut self.0)
+            .poll_write(context, bytes)
+            .map_err(closed)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -234,7 +246,10 @@ impl AsyncWrite for Stream {
 /// Yamux answers `WriteZero` for a stream that the peer closed; the field says `BrokenPipe`.
 fn closed(error: io::Error) -> io::Error {
     if error.kind() == io::ErrorKind::WriteZero {
-        return io::Error::new(io::ErrorKind::BrokenPipe, "the other side closed the stream");
+        return io::Error::new(
+            io::ErrorKind::BrokenPipe,
+            "the other side closed the stream",
+        );
     }
     error
 }
@@ -287,7 +302,13 @@ mod tests {
         other.write_all(b"still here").await.unwrap();
         other.shutdown().await.unwrap();
         let mut text = String::new();
-        from_host.next().await.unwrap().read_to_string(&mut text).await.unwrap();
+        from_host
+            .next()
+            .await
+            .unwrap()
+            .read_to_string(&mut text)
+            .await
+            .unwrap();
         assert_eq!(text, "still here");
         let (_stalled, written) = writer.await.unwrap();
         assert!(written <= 2 << 20, "an unread stream took {written} bytes");

@@ -367,7 +367,10 @@ impl Failure {
         let mut message: String = message.into();
         // Far below the bound of a message; a longer one is a path that somebody made long on purpose.
         if message.len() > 4096 {
-            let end = (0..=4096).rev().find(|at| message.is_char_boundary(*at)).unwrap_or(0);
+            let end = (0..=4096)
+                .rev()
+                .find(|at| message.is_char_boundary(*at))
+                .unwrap_or(0);
             message.truncate(end);
         }
         Self { kind, message }
@@ -401,15 +404,45 @@ mod tests {
 
     #[test]
     fn the_highest_common_version_is_taken() {
-        assert_eq!(agree(&Hello { lowest: 1, highest: 9 }), Some(*VERSIONS.end()));
-        assert_eq!(agree(&Hello { lowest: 1, highest: 1 }), Some(1));
+        assert_eq!(
+            agree(&Hello {
+                lowest: 1,
+                highest: 9
+            }),
+            Some(*VERSIONS.end())
+        );
+        assert_eq!(
+            agree(&Hello {
+                lowest: 1,
+                highest: 1
+            }),
+            Some(1)
+        );
     }
 
     #[test]
     fn without_a_common_version_there_is_none() {
-        assert_eq!(agree(&Hello { lowest: *VERSIONS.end() + 1, highest: u16::MAX }), None);
-        assert_eq!(agree(&Hello { lowest: 0, highest: 0 }), None);
-        assert_eq!(agree(&Hello { lowest: 5, highest: 1 }), None);
+        assert_eq!(
+            agree(&Hello {
+                lowest: *VERSIONS.end() + 1,
+                highest: u16::MAX
+            }),
+            None
+        );
+        assert_eq!(
+            agree(&Hello {
+                lowest: 0,
+                highest: 0
+            }),
+            None
+        );
+        assert_eq!(
+            agree(&Hello {
+                lowest: 5,
+                highest: 1
+            }),
+            None
+        );
     }
 
     #[test]

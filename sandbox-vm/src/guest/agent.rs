@@ -97,7 +97,10 @@ impl Shared {
                 write_message(&mut stream, &done, MAX_MESSAGE).await
             }
             Open::Exec(command) => exec::run(self, *command, stream).await,
-            Open::Stdio { exec, stream: which } => {
+            Open::Stdio {
+                exec,
+                stream: which,
+            } => {
                 self.deliver((exec, which), stream).await;
                 Ok(())
             }
@@ -179,7 +182,10 @@ impl Shared {
     /// Takes the stream that the host promised a command.
     pub(crate) async fn claim(&self, key: (ExecId, Stdio)) -> Result<Stream, Failure> {
         let missing = || {
-            let message = format!("the host named {:?} of a command and did not open it", key.1);
+            let message = format!(
+                "the host named {:?} of a command and did not open it",
+                key.1
+            );
             Failure::new(FailureKind::Invalid, message)
         };
         let (sender, receiver) = oneshot::channel();

@@ -79,11 +79,18 @@ async fn start(agent: &Arc<Shared>, wanted: Exec) -> Result<Running, Failure> {
         group: join,
         open_files: settings.limits.open_files,
     };
-    let child = agent.reaper.spawn(spawn).map_err(|error| Failure::io(program, &error))?;
+    let child = agent
+        .reaper
+        .spawn(spawn)
+        .map_err(|error| Failure::io(program, &error))?;
     for pump in ends.pumps {
         tokio::spawn(pump);
     }
-    Ok(Running { child, group, terminal: ends.terminal })
+    Ok(Running {
+        child,
+        group,
+        terminal: ends.terminal,
+    })
 }
 
 impl Running {
@@ -143,7 +150,10 @@ impl Running {
     }
 
     fn kill(&self) {
-        let killed = self.group.as_ref().is_some_and(|group| group.kill().is_ok());
+        let killed = self
+            .group
+            .as_ref()
+            .is_some_and(|group| group.kill().is_ok());
         if !killed {
             signal_group(self.child.pid, Signal::KILL.as_raw());
         }
@@ -152,15 +162,21 @@ impl Running {
 
 /// Sends a signal to the command's process group, by number, so that real-time signals work too.
 fn signal_group(leader: Pid, number: i32) {
-    let Some(signal) = Signal::from_named_raw(number) else { return };
+    let Some(signal) = Signal::from_named_raw(number) else {
+        return;
+    };
     // The group may be gone, or not made yet for the blink between fork and `setsid`.
     if rustix::process::kill_process_group(leader, signal).is_err() {
-        drop(rustix::process::kill_process(leader, signal));
+        let _ = rustix::process::kill_process(leader, signal);
     }
 }
 
 fn exit(status: WaitStatus, cause: ExitCause) -> Exit {
-    Exit { code: status.exit_status(), signal: status.terminating_signal(), cause }
+    Exit {
+        code: status.exit_status(),
+        signal: status.terminating_signal(),
+        cause,
+    }
 }
 
 fn find_user(wanted: Option<&str>) -> Result<User, Failure> {
@@ -168,7 +184,11 @@ fn find_user(wanted: Option<&str>) -> Result<User, Failure> {
     let group = std::fs::read("/etc/group").unwrap_or_default();
     let own = rustix::process::getuid().as_raw().to_string();
     let wanted = wanted.unwrap_or(&own);
-    users::find(wanted, &String::from_utf8_lossy(&passwd), &String::from_utf8_lossy(&group))
+    users::find(
+        wanted,
+        &String::from_utf8_lossy(&passwd),
+        &String::from_utf8_lossy(&group),
+    )
 }
 
 fn working_directory(wanted: &Exec, user: &User) -> Result<Vec<u8>, Failure> {
@@ -187,7 +207,11 @@ fn working_directory(wanted: &Exec, user: &User) -> Result<Vec<u8>, Failure> {
 
 /// What a command finds in its environment, later names replacing earlier ones: the user's, the
 /// sandbox's, its own.
-fn environment(sandbox: &[(String, String)], wanted: &Exec, user: &User) -> Vec<(Vec<u8>, Vec<u8>)> {
+fn environment(
+    sandbox: &[(String, String)],
+    wanted: &Exec,
+    user: &User,
+) -> Vec<(Vec<u8>, Vec<u8>)> {
     let bytes = |text: &str| text.as_bytes().to_vec();
     let mut env = std::collections::BTreeMap::new();
     if !wanted.env_clear {
@@ -199,7 +223,11 @@ fn environment(sandbox: &[(String, String)], wanted: &Exec, user: &User) -> Vec<
         if wanted.terminal.is_some() {
             env.insert(bytes("TERM"), bytes("xterm-256color"));
         }
-        env.extend(sandbox.iter().map(|(name, value)| (bytes(name), bytes(value))));
+        env.extend(
+            sandbox
+                .iter()
+                .map(|(name, value)| (bytes(name), bytes(value))),
+        );
     }
     env.extend(wanted.env.iter().cloned());
     for name in &wanted.env_remove {
@@ -239,7 +267,7 @@ impl Ends {
         for (which, stream) in streams {
             let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
             // A smaller pipe is slower and nothing worse.
-            drop(rustix::pipe::fcntl_setpipe_size(&read, PIPE_SIZE));
+            let _ = rustix::pipe::fcntl_setpipe_size(&read, PIPE_SIZE);
             match which {
                 Stdio::In => {
                     ends.stdin = read.into();
@@ -248,7 +276,11 @@ impl Ends {
                 }
                 Stdio::Out | Stdio::Err => {
                     let pipe = pipe::Receiver::from_owned_fd(nonblocking(read)?)?;
-                    let end = if which == Stdio::Out { &mut ends.stdout } else { &mut ends.stderr };
+                    let end = if which == Stdio::Out {
+                        &mut ends.stdout
+                    } else {
+                        &mut ends.stderr
+                    };
                     *end = write.into();
                     ends.pumps.push(Box::pin(pump(pipe, stream)));
                 }

@@ -148,11 +148,17 @@ fn begin_write(path: &Path, mode: u32, user: Option<&str>) -> Reply<Staged> {
     let owner = owner(user)?;
     let about = |error: &io::Error| Failure::io(path.display(), error);
     let parent = path.parent().ok_or_else(|| {
-        Failure::new(FailureKind::Invalid, format!("{} names no file", path.display()))
+        Failure::new(
+            FailureKind::Invalid,
+            format!("{} names no file", path.display()),
+        )
     })?;
     make_folders(parent, owner.as_ref()).map_err(|e| about(&e))?;
     if path.is_dir() {
-        return Err(Failure::new(FailureKind::Conflict, format!("{} is a folder", path.display())));
+        return Err(Failure::new(
+            FailureKind::Conflict,
+            format!("{} is a folder", path.display()),
+        ));
     }
     let mut random = [0u8; 8];
     rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())
@@ -172,7 +178,11 @@ fn begin_write(path: &Path, mode: u32, user: Option<&str>) -> Reply<Staged> {
         )
         .map_err(|error| about(&error.into()))?;
     }
-    Ok(Staged { file, temporary, target: path.to_owned() })
+    Ok(Staged {
+        file,
+        temporary,
+        target: path.to_owned(),
+    })
 }
 
 impl Staged {
@@ -225,8 +235,10 @@ fn owner(user: Option<&str>) -> Reply<Option<User>> {
 
 /// Makes a folder and its missing parents, owned by `owner`.
 fn make_folders(path: &Path, owner: Option<&User>) -> io::Result<()> {
-    let missing: Vec<&Path> =
-        path.ancestors().take_while(|folder| fs::symlink_metadata(folder).is_err()).collect();
+    let missing: Vec<&Path> = path
+        .ancestors()
+        .take_while(|folder| fs::symlink_metadata(folder).is_err())
+        .collect();
     fs::create_dir_all(path)?;
     if let Some(user) = owner {
         for folder in missing {

@@ -27,7 +27,10 @@ pub(crate) fn prepare(limits: &Limits) -> io::Result<()> {
     if let Some(processes) = limits.processes {
         fs::write(Path::new(PARENT).join("pids.max"), processes.to_string())?;
     }
-    fs::write(Path::new(PARENT).join("cgroup.subtree_control"), "+memory +pids")
+    fs::write(
+        Path::new(PARENT).join("cgroup.subtree_control"),
+        "+memory +pids",
+    )
 }
 
 impl Group {
@@ -39,7 +42,9 @@ impl Group {
         let path = Path::new(PARENT).join(format!("{:032x}", u128::from_be_bytes(id.0)));
         fs::create_dir(&path)?;
         let group = Self(path);
-        let join = fs::OpenOptions::new().write(true).open(group.0.join("cgroup.procs"))?;
+        let join = fs::OpenOptions::new()
+            .write(true)
+            .open(group.0.join("cgroup.procs"))?;
         Ok(Some((group, join.into())))
     }
 
@@ -63,8 +68,12 @@ impl Drop for Group {
 }
 
 fn out_of_memory_kills(events: &str) -> u64 {
-    let kills = events.lines().find_map(|line| line.strip_prefix("oom_kill "));
-    kills.and_then(|count| count.trim().parse().ok()).unwrap_or(0)
+    let kills = events
+        .lines()
+        .find_map(|line| line.strip_prefix("oom_kill "));
+    kills
+        .and_then(|count| count.trim().parse().ok())
+        .unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -73,7 +82,10 @@ mod tests {
 
     #[test]
     fn the_kernels_count_of_kills_is_read() {
-        assert_eq!(out_of_memory_kills("low 0\nhigh 0\nmax 0\noom 3\noom_kill 2\n"), 2);
+        assert_eq!(
+            out_of_memory_kills("low 0\nhigh 0\nmax 0\noom 3\noom_kill 2\n"),
+            2
+        );
         assert_eq!(out_of_memory_kills("oom_kill\n"), 0);
         assert_eq!(out_of_memory_kills(""), 0);
     }

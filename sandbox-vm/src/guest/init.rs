@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use rustix::mount::{MountFlags, mount};
 
-use super::port;
 use super::agent::{Agent, Role};
+use super::port;
 use super::services::Services;
 
 /// The name of the virtio-serial port that leads to the host.
@@ -100,9 +100,14 @@ async fn find_port() -> io::Result<PathBuf> {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     };
-    tokio::time::timeout(PORT_PATIENCE, search).await.map_err(|_| {
-        io::Error::new(io::ErrorKind::TimedOut, format!("no port named {PORT_NAME} appeared"))
-    })
+    tokio::time::timeout(PORT_PATIENCE, search)
+        .await
+        .map_err(|_| {
+            io::Error::new(
+                io::ErrorKind::TimedOut,
+                format!("no port named {PORT_NAME} appeared"),
+            )
+        })
 }
 
 fn port_named(wanted: &str) -> Option<std::ffi::OsString> {

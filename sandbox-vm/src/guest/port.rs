@@ -22,7 +22,13 @@ pub(crate) fn open(path: &Path) -> io::Result<Descriptor> {
 pub(crate) fn host_present(path: &Path) -> io::Result<bool> {
     let descriptor = open_raw(path)?;
     let mut wanted = [PollFd::new(&descriptor, PollFlags::OUT)];
-    poll(&mut wanted, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))?;
+    poll(
+        &mut wanted,
+        Some(&Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        }),
+    )?;
     Ok(!wanted[0].revents().contains(PollFlags::HUP))
 }
 

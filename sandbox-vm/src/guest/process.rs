@@ -65,7 +65,9 @@ impl Reaper {
     pub(crate) fn start() -> io::Result<Self> {
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
         let mut children = signal(SignalKind::child())?;
-        let reaper = Self { waiting: Arc::default() };
+        let reaper = Self {
+            waiting: Arc::default(),
+        };
         let worker = reaper.clone();
         tokio::spawn(async move {
             while children.recv().await.is_some() {
@@ -82,7 +84,10 @@ impl Reaper {
         let number = i32::try_from(child.id()).map_err(io::Error::other)?;
         let pid = Pid::from_raw(number).ok_or(io::ErrorKind::InvalidData)?;
         let (sender, status) = oneshot::channel();
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).insert(number, sender);
+        self.waiting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(number, sender);
         Ok(Child { pid, status })
     }
 
@@ -94,7 +99,7 @@ impl Reaper {
         };
         for pid in pids.into_iter().filter_map(Pid::from_raw) {
             // It may have ended meanwhile.
-            drop(rustix::process::kill_process_group(pid, Signal::KILL));
+            let _ = rustix::process::kill_process_group(pid, Signal::KILL);
         }
     }
 
@@ -104,14 +109,17 @@ impl Reaper {
             let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(sender) = waiting.remove(&pid.as_raw_nonzero().get()) {
                 // Nobody has to be waiting.
-                drop(sender.send(status));
+                let _ = sender.send(status);
             }
         }
     }
 }
 
 fn command(wanted: Spawn) -> io::Result<Command> {
-    let (program, arguments) = wanted.argv.split_first().ok_or(io::ErrorKind::InvalidInput)?;
+    let (program, arguments) = wanted
+        .argv
+        .split_first()
+        .ok_or(io::ErrorKind::InvalidInput)?;
     let mut command = Command::new(OsStr::from_bytes(program));
     command.args(arguments.iter().map(|argument| OsStr::from_bytes(argument)));
     command.env_clear();
@@ -119,7 +127,10 @@ fn command(wanted: Spawn) -> io::Result<Command> {
         command.env(OsStr::from_bytes(name), OsStr::from_bytes(value));
     }
     let prepared = Prepared::new(&wanted)?;
-    command.stdin(wanted.stdin).stdout(wanted.stdout).stderr(wanted.stderr);
+    command
+        .stdin(wanted.stdin)
+        .stdout(wanted.stdout)
+        .stderr(wanted.stderr);
     let group = wanted.group;
     // SAFETY: `Prepared::enter` makes system calls only, on data that was prepared before the fork;
     // it allocates nothing, takes no lock and cannot panic.
@@ -168,7 +179,10 @@ impl Prepared {
         }
         make_killable();
         if let Some(limit) = self.open_files {
-            let limit = Rlimit { current: Some(limit), maximum: Some(limit) };
+            let limit = Rlimit {
+                current: Some(limit),
+                maximum: Some(limit),
+            };
             rustix::process::setrlimit(Resource::Nofile, limit)?;
         }
         if self.change_user {
@@ -186,7 +200,7 @@ fn make_killable() {
     use rustix::fs::{Mode, OFlags, open};
     if let Ok(file) = open(c"/proc/self/oom_score_adj", OFlags::WRONLY, Mode::empty()) {
         // Without it the child is merely spared longer than it should be.
-        drop(rustix::io::write(&file, b"0"));
+        let _ = rustix::io::write(&file, b"0");
     }
 }
 
@@ -208,8 +222,11 @@ pub(crate) fn open_terminal(rows: u16, columns: u16) -> io::Result<(OwnedFd, Own
 
 /// Changes the size of a terminal.
 pub(crate) fn resize_terminal(master: &OwnedFd, rows: u16, columns: u16) -> io::Result<()> {
-    let size =
-        rustix::termios::Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    let size = rustix::termios::Winsize {
+        ws_row: rows,
+        ws_col: columns,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
     Ok(rustix::termios::tcsetwinsize(master, size)?)
 }
-

@@ -16,7 +16,8 @@ use crate::channel::protocol::{GuestOpen, MAX_OPEN};
 use crate::channel::{Channel, Stream};
 
 type StreamHandler = Arc<dyn Fn(Stream) -> BoxFuture<'static, ()> + Send + Sync>;
-type ListenerHandler = Arc<dyn Fn(TcpListener, HostStreams) -> BoxFuture<'static, ()> + Send + Sync>;
+type ListenerHandler =
+    Arc<dyn Fn(TcpListener, HostStreams) -> BoxFuture<'static, ()> + Send + Sync>;
 
 /// The services that an agent offers, by name.
 #[derive(Clone, Default)]
@@ -109,6 +110,9 @@ impl Session {
     }
 
     fn current(&self) -> Option<Channel> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 }

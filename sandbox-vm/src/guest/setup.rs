@@ -36,14 +36,19 @@ pub(crate) async fn apply(agent: &Arc<Shared>, wanted: Setup) -> Reply<()> {
         let streams = HostStreams::new(agent.session.clone(), forward.service.clone());
         tokio::spawn(handler(listener, streams));
     }
-    agent.replace_settings(Settings { env: wanted.env, limits: wanted.limits });
+    agent.replace_settings(Settings {
+        env: wanted.env,
+        limits: wanted.limits,
+    });
     Ok(())
 }
 
 fn prepare_place(wanted: &Setup) -> Reply<()> {
     if let Some((seconds, nanoseconds)) = wanted.clock {
-        let time =
-            rustix::time::Timespec { tv_sec: seconds, tv_nsec: i64::from(nanoseconds) as _ };
+        let time = rustix::time::Timespec {
+            tv_sec: seconds,
+            tv_nsec: i64::from(nanoseconds) as _,
+        };
         rustix::time::clock_settime(rustix::time::ClockId::Realtime, time)
             .map_err(|error| Failure::io("clock", &error.into()))?;
     }
@@ -69,7 +74,13 @@ fn prepare_place(wanted: &Setup) -> Reply<()> {
 /// Joins the read-only image and the writable layer, and makes the result the root.
 fn enter_root(root: &Root) -> Reply<()> {
     let (lower, upper, joined) = ("/lower", "/upper", "/root-joined");
-    mount_at(&root.lower, lower, &root.lower_type, MountFlags::RDONLY, None)?;
+    mount_at(
+        &root.lower,
+        lower,
+        &root.lower_type,
+        MountFlags::RDONLY,
+        None,
+    )?;
     let new_root = match &root.upper {
         None => lower,
         Some((device, fs_type)) => {
@@ -78,7 +89,13 @@ fn enter_root(root: &Root) -> Reply<()> {
                 fs::create_dir_all(folder).map_err(|error| Failure::io(folder, &error))?;
             }
             let options = c"lowerdir=/lower,upperdir=/upper/files,workdir=/upper/work";
-            mount_at("overlay", joined, "overlay", MountFlags::NOATIME, Some(options))?;
+            mount_at(
+                "overlay",
+                joined,
+                "overlay",
+                MountFlags::NOATIME,
+                Some(options),
+            )?;
             joined
         }
     };
@@ -101,7 +118,13 @@ fn switch_to(new_root: &str) -> io::Result<()> {
 fn mount_usual_places() -> Reply<()> {
     let safe = MountFlags::NOSUID | MountFlags::NODEV;
     let strict = safe | MountFlags::NOEXEC;
-    mount_at("devpts", "/dev/pts", "devpts", strict & !MountFlags::NODEV, Some(c"ptmxmode=0666,mode=0620,gid=5"))?;
+    mount_at(
+        "devpts",
+        "/dev/pts",
+        "devpts",
+        strict & !MountFlags::NODEV,
+        Some(c"ptmxmode=0666,mode=0620,gid=5"),
+    )?;
     mount_at("tmpfs", "/dev/shm", "tmpfs", safe, Some(c"mode=1777"))?;
     mount_at("tmpfs", "/run", "tmpfs", safe, Some(c"mode=0755"))?;
     mount_at("cgroup2", "/sys/fs/cgroup", "cgroup2", strict, None)
@@ -115,7 +138,12 @@ fn mount_wanted(wanted: &Mount) -> Reply<()> {
             let flags = MountFlags::NOSUID | MountFlags::NODEV;
             mount_at("tmpfs", target, "tmpfs", flags, Some(&options))
         }
-        Mount::Disk { target, device, fs_type, read_only } => {
+        Mount::Disk {
+            target,
+            device,
+            fs_type,
+            read_only,
+        } => {
             let mut flags = MountFlags::NOSUID | MountFlags::NODEV;
             flags.set(MountFlags::RDONLY, *read_only);
             mount_at(device, target, fs_type, flags, None)
@@ -147,7 +175,10 @@ fn name_machine(name: &str) {
     drop(fs::write("/etc/hosts", hosts));
     let mut random = [0u8; 16];
     if rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty()) == Ok(16) {
-        drop(fs::write("/etc/machine-id", format!("{:032x}\n", u128::from_ne_bytes(random))));
+        drop(fs::write(
+            "/etc/machine-id",
+            format!("{:032x}\n", u128::from_ne_bytes(random)),
+        ));
     }
 }
 

@@ -25,10 +25,13 @@ pub(crate) fn find(wanted: &str, passwd: &str, group: &str) -> Result<User, Fail
         Some((user, gid)) => (user, Some(number(gid, wanted)?)),
         None => (wanted, None),
     };
-    let entry = passwd.lines().filter_map(parse_entry).find(|entry| match user.parse::<u32>() {
-        Ok(uid) => entry.uid == uid,
-        Err(_) => entry.name == user,
-    });
+    let entry = passwd
+        .lines()
+        .filter_map(parse_entry)
+        .find(|entry| match user.parse::<u32>() {
+            Ok(uid) => entry.uid == uid,
+            Err(_) => entry.name == user,
+        });
     let mut found = match (entry, user.parse::<u32>()) {
         (Some(entry), _) => entry,
         (None, Ok(uid)) => nameless(uid),
@@ -62,9 +65,15 @@ fn nameless(uid: u32) -> User {
 
 fn parse_entry(line: &str) -> Option<User> {
     let fields: Vec<&str> = line.split(':').collect();
-    let [name, _password, uid, gid, _comment, home, shell] = fields[..] else { return None };
+    let [name, _password, uid, gid, _comment, home, shell] = fields[..] else {
+        return None;
+    };
     let or = |text: &str, fallback: &str| {
-        if text.is_empty() { fallback.to_owned() } else { text.to_owned() }
+        if text.is_empty() {
+            fallback.to_owned()
+        } else {
+            text.to_owned()
+        }
     };
     Some(User {
         uid: uid.parse().ok()?,
@@ -79,8 +88,14 @@ fn parse_entry(line: &str) -> Option<User> {
 fn groups_of(user: &User, group: &str) -> Vec<u32> {
     let named = group.lines().filter_map(|line| {
         let fields: Vec<&str> = line.split(':').collect();
-        let [_name, _password, gid, members] = fields[..] else { return None };
-        members.split(',').any(|member| member == user.name).then(|| gid.parse().ok()).flatten()
+        let [_name, _password, gid, members] = fields[..] else {
+            return None;
+        };
+        members
+            .split(',')
+            .any(|member| member == user.name)
+            .then(|| gid.parse().ok())
+            .flatten()
     });
     let mut groups: Vec<u32> = std::iter::once(user.gid).chain(named).collect();
     groups.sort_unstable();
@@ -117,8 +132,14 @@ mod tests {
 
     #[test]
     fn an_unknown_name_and_a_bad_group_are_told_apart() {
-        assert_eq!(find("nobody", PASSWD, GROUP).unwrap_err().kind, FailureKind::NotFound);
-        assert_eq!(find("agent:x", PASSWD, GROUP).unwrap_err().kind, FailureKind::Invalid);
+        assert_eq!(
+            find("nobody", PASSWD, GROUP).unwrap_err().kind,
+            FailureKind::NotFound
+        );
+        assert_eq!(
+            find("agent:x", PASSWD, GROUP).unwrap_err().kind,
+            FailureKind::Invalid
+        );
     }
 
     proptest! {

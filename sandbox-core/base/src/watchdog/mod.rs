@@ -42,16 +42,17 @@ const MAX_JOB: usize = 1 << 20;
 pub struct Job {
     /// The child's program and arguments.
     pub argv: Vec<String>,
-    /// Where the child's output goes; its last lines are told when it fails.
-    pub log: PathBuf,
     /// Files and folders to remove once the child is gone.
     pub remove: Vec<PathBuf>,
 }
 
 impl Job {
-    /// A job that runs `argv` with its output in `log`, and removes nothing.
-    pub fn new(argv: Vec<String>, log: impl Into<PathBuf>) -> Self {
-        Self { argv, log: log.into(), remove: Vec::new() }
+    /// A job that runs `argv` and removes nothing.
+    pub fn new(argv: Vec<String>) -> Self {
+        Self {
+            argv,
+            remove: Vec::new(),
+        }
     }
 
     /// Adds a file or folder to remove once the child is gone.
@@ -77,8 +78,9 @@ pub enum Event {
         code: Option<i32>,
         /// The signal that ended it.
         signal: Option<i32>,
-        /// The last lines of its log.
-        log: String,
+        /// The last of what it wrote to its standard output and error. At most 16 KiB of that are ever
+        /// kept, in memory: a guest that writes to its console for ever fills nobody's disk.
+        output: String,
         /// What could not be removed.
         left: Vec<String>,
     },

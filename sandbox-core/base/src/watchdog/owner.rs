@@ -15,7 +15,7 @@ use super::{Event, Job, VERB};
 const START_PATIENCE: Duration = Duration::from_secs(20);
 
 /// The longest line that a watchdog says, in bytes.
-const MAX_LINE: u64 = 64 << 10;
+const MAX_LINE: u64 = 256 << 10;
 
 /// A running watchdog with its child. Dropping it ends both, without waiting.
 #[derive(Debug)]
@@ -54,21 +54,27 @@ impl Watchdog {
         let pid = match first.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?? {
             Event::Started(pid) => pid,
             Event::Refused(reason) => return Err(io::Error::other(reason)),
-            Event::Ended { log, .. } => return Err(io::Error::other(log)),
+            Event::Ended { output, .. } => return Err(io::Error::other(output)),
         };
         let (sender, end) = watch::channel(None);
         tokio::spawn(async move {
-            let last = next(&mut events).await.unwrap_or_else(|error| Event::Ended {
-                code: None,
-                signal: None,
-                log: format!("its watchdog is gone: {error}"),
-                left: Vec::new(),
-            });
+            let last = next(&mut events)
+                .await
+                .unwrap_or_else(|error| Event::Ended {
+                    code: None,
+                    signal: None,
+                    output: format!("its watchdog is gone: {error}"),
+                    left: Vec::new(),
+                });
             // Reaps the watchdog itself; whatever it says has been heard.
             drop(watchdog.wait().await);
             sender.send_replace(Some(last));
         });
-        Ok(Self { pipe: tokio::sync::Mutex::new(Some(pipe)), pid, end })
+        Ok(Self {
+            pipe: tokio::sync::Mutex::new(Some(pipe)),
+            pid,
+            end,
+        })
     }
 
     /// Returns the child's process number.
@@ -82,7 +88,7 @@ impl Watchdog {
         let gone = || Event::Ended {
             code: None,
             signal: None,
-            log: "its watchdog is gone".into(),
+            output: "its watchdog is gone".into(),
             left: Vec::new(),
         };
         match end.wait_for(Option::is_some).await {
@@ -109,5 +115,8 @@ async fn next(events: &mut BufReader<tokio::process::ChildStdout>) -> io::Result
 }
 
 fn about(helper: &Path, error: &io::Error) -> io::Error {
-    io::Error::new(error.kind(), format!("helper binary {}: {error}", helper.display()))
+    io::Error::new(
+        error.kind(),
+        format!("helper binary {}: {error}", helper.display()),
+    )
 }

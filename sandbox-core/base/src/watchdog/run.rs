@@ -4,20 +4,20 @@
 // by accident can only be closed by number.
 #![allow(unsafe_code)]
 
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::io::{self, BufRead, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
 
 use super::{Event, Job, MAX_JOB};
 
-/// How much of the child's log is told when it ends.
-const LOG_TAIL: usize = 2000;
+/// How much of the child's output is kept.
+const OUTPUT_TAIL: usize = 16 << 10;
 
 /// Runs a watchdog: reads its job from standard input and returns when the child is gone and its files
 /// are removed. To be called first thing in the helper binary, while it has one thread.
@@ -31,8 +31,8 @@ pub fn run() -> io::Result<()> {
     let _ = rustix::process::setsid();
     drop(std::env::set_current_dir("/"));
     let job = read_job()?;
-    let mut child = match start(&job) {
-        Ok(child) => child,
+    let (mut child, output) = match start(&job) {
+        Ok(started) => started,
         Err(error) => {
             remove_all(&job);
             return tell(&Event::Refused(error.to_string()));
@@ -40,25 +40,37 @@ pub fn run() -> io::Result<()> {
     };
     // An owner that is gone already closes the pipe too: the wait below returns at once.
     drop(tell(&Event::Started(child.id())));
-    let status = wait_for_either(&mut child)?;
-    let log = log_tail(&job.log);
+    let (status, output) = attend(&mut child, output)?;
     let left = remove_all(&job);
-    tell(&Event::Ended { code: status.code(), signal: status.signal(), log, left })
+    tell(&Event::Ended {
+        code: status.code(),
+        signal: status.signal(),
+        output,
+        left,
+    })
 }
 
 fn read_job() -> io::Result<Job> {
     let mut line = Vec::new();
     // Byte by byte is what an unbuffered standard input gives; the job is one line.
-    io::stdin().lock().take(MAX_JOB as u64).read_until(b'\n', &mut line)?;
+    io::stdin()
+        .lock()
+        .take(MAX_JOB as u64)
+        .read_until(b'\n', &mut line)?;
     serde_json::from_slice(&line).map_err(io::Error::other)
 }
 
-fn start(job: &Job) -> io::Result<Child> {
+/// Starts the child and returns it with the reading end of its output.
+fn start(job: &Job) -> io::Result<(Child, OwnedFd)> {
     let (program, arguments) = job.argv.split_first().ok_or(io::ErrorKind::InvalidInput)?;
-    let log = OpenOptions::new().create(true).append(true).open(&job.log)?;
+    let (output, end) = pipe_with(PipeFlags::CLOEXEC)?;
     let parent = rustix::process::getpid();
     let mut command = Command::new(program);
-    command.args(arguments).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+    command
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(end.try_clone()?)
+        .stderr(end);
     // SAFETY: two system calls on plain numbers, nothing allocated, no lock taken.
     unsafe {
         command.pre_exec(move || {
@@ -70,30 +82,71 @@ fn start(job: &Job) -> io::Result<Child> {
             }
         });
     }
-    command.spawn().map_err(|error| io::Error::new(error.kind(), format!("{program}: {error}")))
+    let child = command
+        .spawn()
+        .map_err(|error| io::Error::new(error.kind(), format!("{program}: {error}")))?;
+    rustix::io::ioctl_fionbio(&output, true)?;
+    Ok((child, output))
 }
 
-/// Waits until the child has ended or the owner has closed the pipe, then makes sure that it has ended.
-fn wait_for_either(child: &mut Child) -> io::Result<ExitStatus> {
-    let pid = Pid::from_child(child);
-    let ended = pidfd_open(pid, PidfdFlags::empty())?;
+/// Waits until the child has ended or the owner has closed the pipe, makes sure that the child has ended,
+/// and returns how, with the last of its output.
+fn attend(child: &mut Child, output: OwnedFd) -> io::Result<(ExitStatus, String)> {
+    let ended = pidfd_open(Pid::from_child(child), PidfdFlags::empty())?;
     let stdin = io::stdin();
+    let mut tail = Tail {
+        pipe: Some(output),
+        kept: Vec::new(),
+    };
     loop {
-        let mut wanted = [
+        let mut wanted = vec![
             PollFd::new(&ended, PollFlags::IN),
             PollFd::from_borrowed_fd(stdin.as_fd(), PollFlags::IN),
         ];
+        wanted.extend(
+            tail.pipe
+                .as_ref()
+                .map(|pipe| PollFd::new(pipe, PollFlags::IN)),
+        );
         match poll(&mut wanted, None) {
             Ok(_) => {}
             Err(rustix::io::Errno::INTR) => continue,
             Err(error) => return Err(error.into()),
         }
-        if !wanted[0].revents().is_empty() {
-            return child.wait();
+        let ready: Vec<bool> = wanted.iter().map(|one| !one.revents().is_empty()).collect();
+        if ready.get(2) == Some(&true) {
+            tail.read();
         }
-        if !wanted[1].revents().is_empty() && owner_is_done(&mut stdin.lock()) {
+        let owner_is_done = ready[1] && owner_is_done(&mut stdin.lock());
+        if owner_is_done {
             child.kill()?;
-            return child.wait();
+        }
+        if owner_is_done || ready[0] {
+            let status = child.wait()?;
+            tail.read();
+            return Ok((status, String::from_utf8_lossy(&tail.kept).into_owned()));
+        }
+    }
+}
+
+/// The last bytes of a pipe.
+struct Tail {
+    pipe: Option<OwnedFd>,
+    kept: Vec<u8>,
+}
+
+impl Tail {
+    /// Reads what is there, without waiting, and keeps the last of it.
+    fn read(&mut self) {
+        let mut buffer = [0; 4096];
+        while let Some(pipe) = &self.pipe {
+            match rustix::io::read(pipe, &mut buffer) {
+                Ok(count @ 1..) => self.kept.extend(&buffer[..count]),
+                Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => break,
+                Ok(_) | Err(_) => self.pipe = None,
+            }
+            let excess = self.kept.len().saturating_sub(OUTPUT_TAIL);
+            self.kept.drain(..excess);
         }
     }
 }
@@ -102,11 +155,6 @@ fn wait_for_either(child: &mut Child) -> io::Result<ExitStatus> {
 fn owner_is_done(stdin: &mut impl Read) -> bool {
     let mut ignored = [0; 256];
     !matches!(stdin.read(&mut ignored), Ok(1..))
-}
-
-fn log_tail(path: &Path) -> String {
-    let Ok(bytes) = fs::read(path) else { return String::new() };
-    String::from_utf8_lossy(&bytes[bytes.len().saturating_sub(LOG_TAIL)..]).into_owned()
 }
 
 /// Removes what the job names and returns what could not be removed.
@@ -138,9 +186,13 @@ fn tell(event: &Event) -> io::Result<()> {
 
 /// Descriptors that the owner's process left open across exec by accident must not reach the child.
 fn keep_descriptors_from_children() {
-    let Ok(open) = fs::read_dir("/proc/self/fd") else { return };
-    let numbers: Vec<i32> =
-        open.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    let Ok(open) = fs::read_dir("/proc/self/fd") else {
+        return;
+    };
+    let numbers: Vec<i32> = open
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .collect();
     for number in numbers.into_iter().filter(|number| *number > 2) {
         // SAFETY: the number was open a moment ago and nothing else runs in this process; one that
         // is closed by now, the listing's own, is answered with an error and passed over.
@@ -148,4 +200,3 @@ fn keep_descriptors_from_children() {
         let _ = rustix::io::fcntl_setfd(descriptor, rustix::io::FdFlags::CLOEXEC);
     }
 }
-

@@ -19,26 +19,41 @@ pub(super) struct Launch<'a> {
     pub(super) tsc_khz: Option<u64>,
 }
 
-/// The sockets on which we wait for QEMU, and the guest's console.
+/// The sockets on which we wait for QEMU.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Endpoints<'a> {
     pub(super) agent: &'a Path,
     pub(super) qmp: &'a Path,
-    pub(super) console: &'a Path,
 }
 
 /// Returns QEMU's program and arguments.
-pub(super) fn arguments(launch: &Launch<'_>, spec: &MachineSpec, ends: Endpoints<'_>) -> Vec<String> {
+pub(super) fn arguments(
+    launch: &Launch<'_>,
+    spec: &MachineSpec,
+    ends: Endpoints<'_>,
+) -> Vec<String> {
     let mut line = vec![launch.program.display().to_string()];
     let mut add = |words: &[&str]| line.extend(words.iter().map(|word| (*word).to_owned()));
     add(&["-name", &format!("sandbox-{}", escape(&spec.name))]);
-    add(&["-no-user-config", "-nodefaults", "-no-reboot", "-display", "none"]);
-    add(&["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]);
+    add(&[
+        "-no-user-config",
+        "-nodefaults",
+        "-no-reboot",
+        "-display",
+        "none",
+    ]);
+    add(&[
+        "-sandbox",
+        "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+    ]);
     add(&[
         "-M",
-        "microvm,acpi=on,rtc=on,pcie=off,x-option-roms=off,isa-serial=off,graphics=off,memory-backend=m",
+        "microvm,acpi=on,rtc=on,pcie=off,x-option-roms=off,isa-serial=on,graphics=off,memory-backend=m",
     ]);
-    add(&["-object", &format!("memory-backend-memfd,id=m,size={}M", spec.memory_mib)]);
+    add(&[
+        "-object",
+        &format!("memory-backend-memfd,id=m,size={}M", spec.memory_mib),
+    ]);
     match launch.acceleration {
         Acceleration::Hardware => add(&["-accel", "kvm", "-cpu", "host"]),
         _ => add(&["-accel", "tcg,tb-size=64", "-cpu", "max"]),
@@ -48,13 +63,23 @@ pub(super) fn arguments(launch: &Launch<'_>, spec: &MachineSpec, ends: Endpoints
     add(&["-initrd", &launch.initrd.display().to_string()]);
     add(&["-append", &kernel_line(launch)]);
     add(&["-global", "virtio-mmio.force-legacy=false"]);
-    add(&["-chardev", &format!("socket,id=qmp,path={}", path(ends.qmp))]);
+    add(&[
+        "-chardev",
+        &format!("socket,id=qmp,path={}", path(ends.qmp)),
+    ]);
     add(&["-mon", "chardev=qmp,mode=control"]);
-    add(&["-chardev", &format!("socket,id=agent,path={}", path(ends.agent))]);
-    add(&["-chardev", &format!("file,id=console,path={}", path(ends.console))]);
+    add(&[
+        "-chardev",
+        &format!("socket,id=agent,path={}", path(ends.agent)),
+    ]);
+    // The console of the guest becomes QEMU's own output, of which the watchdog keeps the last lines.
+    add(&["-chardev", "stdio,id=console,signal=off"]);
     add(&["-device", "virtio-serial-device,id=serial"]);
-    add(&["-device", "virtserialport,bus=serial.0,nr=1,chardev=agent,name=sandbox.agent"]);
-    add(&["-device", "virtconsole,bus=serial.0,nr=2,chardev=console"]);
+    add(&[
+        "-device",
+        "virtserialport,bus=serial.0,nr=1,chardev=agent,name=sandbox.agent",
+    ]);
+    add(&["-serial", "chardev:console"]);
     add(&["-device", "virtio-rng-device"]);
     add(&["-device", "virtio-balloon-device,free-page-reporting=on"]);
     for (index, disk) in spec.disks.iter().enumerate() {
@@ -67,13 +92,19 @@ pub(super) fn arguments(launch: &Launch<'_>, spec: &MachineSpec, ends: Endpoints
 /// Returns the guest's name of a disk. Devices over memory-mapped I/O are found from the last to the
 /// first, so the order is the reverse of the command line's.
 pub(crate) fn device_name(index: usize, count: usize) -> String {
-    let letter = u8::try_from(count.saturating_sub(index + 1)).unwrap_or(25).min(25);
+    let letter = u8::try_from(count.saturating_sub(index + 1))
+        .unwrap_or(25)
+        .min(25);
     format!("/dev/vd{}", char::from(b'a' + letter))
 }
 
 fn kernel_line(launch: &Launch<'_>) -> String {
-    let mut line = String::from("console=hvc0 quiet loglevel=3 reboot=t panic=-1 random.trust_cpu=on");
-    if let Some(khz) = launch.tsc_khz.filter(|_| launch.acceleration != Acceleration::Hardware) {
+    let mut line =
+        String::from("console=ttyS0 quiet loglevel=3 reboot=t panic=-1 random.trust_cpu=on");
+    if let Some(khz) = launch
+        .tsc_khz
+        .filter(|_| launch.acceleration != Acceleration::Hardware)
+    {
         line.push_str(&format!(" tsc_early_khz={khz} tsc=reliable"));
     }
     line
@@ -113,7 +144,6 @@ mod tests {
         let ends = Endpoints {
             agent: Path::new("/run/x/a"),
             qmp: Path::new("/run/x/q"),
-            console: Path::new("/run/x/c"),
         };
         arguments(&launch, &spec, ends)
     }
@@ -121,7 +151,11 @@ mod tests {
     #[test]
     fn the_filter_is_on_and_nothing_comes_by_default() {
         let line = line(Acceleration::Emulated).join(" ");
-        for wanted in ["-nodefaults", "-no-user-config", "-sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"] {
+        for wanted in [
+            "-nodefaults",
+            "-no-user-config",
+            "-sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+        ] {
             assert!(line.contains(wanted), "{wanted} is missing");
         }
         for unwanted in ["-netdev", "-nic", "net-device"] {
@@ -138,7 +172,15 @@ mod tests {
 
     #[test]
     fn the_counter_is_told_under_emulation_only() {
-        assert!(line(Acceleration::Emulated).join(" ").contains("tsc_early_khz=2000000"));
-        assert!(!line(Acceleration::Hardware).join(" ").contains("tsc_early_khz"));
+        assert!(
+            line(Acceleration::Emulated)
+                .join(" ")
+                .contains("tsc_early_khz=2000000")
+        );
+        assert!(
+            !line(Acceleration::Hardware)
+                .join(" ")
+                .contains("tsc_early_khz")
+        );
     }
 }

@@ -24,7 +24,10 @@ fn measure() -> Option<u64> {
     let (second, end) = sample()?;
     let nanoseconds = u64::try_from(end.duration_since(start).as_nanos()).ok()?;
     let ticks = second.checked_sub(first)?;
-    ticks.checked_mul(1_000_000)?.checked_div(nanoseconds).filter(|khz| *khz > 0)
+    ticks
+        .checked_mul(1_000_000)?
+        .checked_div(nanoseconds)
+        .filter(|khz| *khz > 0)
 }
 
 /// Reads counter and clock as close together as one of a few tries gets them.
@@ -61,6 +64,9 @@ mod tests {
     #[test]
     fn two_measurements_agree_within_a_percent() {
         let (first, second) = (measure().unwrap(), measure().unwrap());
-        assert!(first.abs_diff(second) < first / 100, "{first} and {second} kHz");
+        assert!(
+            first.abs_diff(second) < first / 100,
+            "{first} and {second} kHz"
+        );
     }
 }

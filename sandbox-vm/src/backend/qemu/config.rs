@@ -45,7 +45,7 @@ impl QemuConfig {
             program: format!("qemu-system-{}", std::env::consts::ARCH).into(),
             kernel: None,
             acceleration: AccelerationPolicy::default(),
-            progress: Progress::none(),
+            progress: Progress::silent(),
         }
     }
 

@@ -56,12 +56,13 @@ async fn start_in(
 ) -> Result<QemuMachine, Error> {
     const OPERATION: &str = "start QEMU";
     let (agent, qmp) = (folder.join("agent.sock"), folder.join("qmp.sock"));
-    let console = folder.join("console.log");
     let agent_listener = listen(&agent)?;
     let qmp_listener = listen(&qmp)?;
-    let ends = Endpoints { agent: &agent, qmp: &qmp, console: &console };
-    let job = Job::new(arguments(launch, spec, ends), folder.join("qemu.log"))
-        .with_removal(folder.to_owned());
+    let ends = Endpoints {
+        agent: &agent,
+        qmp: &qmp,
+    };
+    let job = Job::new(arguments(launch, spec, ends)).with_removal(folder.to_owned());
     let watchdog = Watchdog::start(&config.helper, &job)
         .await
         .map_err(|error| Error::io(OPERATION, error))?;
@@ -73,7 +74,9 @@ async fn start_in(
     };
     let (channel, qmp_control, version) = tokio::select! {
         connected = tokio::time::timeout(START_PATIENCE, connected) => match connected {
-            Ok(connected) => connected.map_err(|error| Error::io(OPERATION, error))?,
+            Ok(Ok(connected)) => connected,
+            // It ended while it was being greeted; its log says why.
+            Ok(Err(_)) => return Err(died(OPERATION, &watchdog.end().await)),
             Err(_) => {
                 let detail = format!("it did not connect within {} s", START_PATIENCE.as_secs());
                 return Err(Error::new(ErrorKind::TimedOut, OPERATION).with_detail(detail));
@@ -91,7 +94,6 @@ async fn start_in(
             isolation: Isolation::VirtualMachine,
             acceleration: launch.acceleration,
             pid: Some(watchdog.pid()),
-            console: Some(console),
         },
         watchdog,
         qmp: Mutex::new(Some(qmp_control)),
@@ -133,19 +135,27 @@ impl Machine for QemuMachine {
 }
 
 fn end_of(event: &Event) -> MachineEnd {
-    match event {
-        Event::Ended { code: Some(0), .. } => MachineEnd::Ended,
-        Event::Ended { code, signal, log, .. } => {
-            let how = match (code, signal) {
-                (Some(code), _) => format!("QEMU exited with {code}"),
-                (None, Some(signal)) => format!("QEMU was killed by signal {signal}"),
-                (None, None) => "QEMU is gone".to_owned(),
-            };
-            let last = log.trim().lines().last().unwrap_or("").escape_debug().to_string();
-            MachineEnd::Failed(if last.is_empty() { how } else { format!("{how}: {last}") })
-        }
-        Event::Refused(reason) => MachineEnd::Failed(reason.clone()),
-        _ => MachineEnd::Failed("QEMU is gone".into()),
+    let Event::Ended {
+        code,
+        signal,
+        output,
+        ..
+    } = event
+    else {
+        return MachineEnd {
+            failure: Some("QEMU is gone".into()),
+            console: String::new(),
+        };
+    };
+    let failure = match (code, signal) {
+        (Some(0), _) => None,
+        (Some(code), _) => Some(format!("QEMU exited with {code}")),
+        (None, Some(signal)) => Some(format!("QEMU was killed by signal {signal}")),
+        (None, None) => Some("QEMU is gone".to_owned()),
+    };
+    MachineEnd {
+        failure,
+        console: output.clone(),
     }
 }
 
@@ -157,7 +167,11 @@ fn died(operation: &str, event: &Event) -> Error {
 fn create_folder(path: &Path) -> Result<PathBuf, Error> {
     use std::os::unix::fs::DirBuilderExt;
     let failed = |error| Error::io(format!("make the folder {}", path.display()), error);
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(failed)?;
     path.canonicalize().map_err(failed)
 }
 
@@ -166,7 +180,9 @@ fn listen(path: &Path) -> Result<UnixListener, Error> {
     UnixListener::bind(path).map_err(|error| {
         let error = Error::io(format!("listen on {}", path.display()), error);
         match path.as_os_str().len() {
-            108.. => error.with_detail("a socket's path has at most 107 bytes; choose a shorter folder"),
+            108.. => {
+                error.with_detail("a socket's path has at most 107 bytes; choose a shorter folder")
+            }
             _ => error,
         }
     })

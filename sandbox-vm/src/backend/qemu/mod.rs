@@ -32,6 +32,7 @@ mod qmp;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use sandbox_base::ErrorKind;
@@ -50,12 +51,17 @@ use arguments::Launch;
 /// The backend's name.
 const NAME: &str = "qemu";
 
+/// How long a kernel may take from the start to its agent's first word on real hardware, where it
+/// takes less than a second.
+const KERNEL_PATIENCE: Duration = Duration::from_secs(8);
+
 /// The QEMU backend.
 #[derive(Debug)]
 pub struct Qemu {
     config: QemuConfig,
     availability: OnceCell<Availability>,
     boot_files: OnceCell<BootFiles>,
+    acceleration: OnceCell<Acceleration>,
 }
 
 /// What every machine boots from.
@@ -68,7 +74,12 @@ struct BootFiles {
 impl Qemu {
     /// Makes the backend. Nothing is looked for before it is used.
     pub fn new(config: QemuConfig) -> Self {
-        Self { config, availability: OnceCell::new(), boot_files: OnceCell::new() }
+        Self {
+            config,
+            availability: OnceCell::new(),
+            boot_files: OnceCell::new(),
+            acceleration: OnceCell::new(),
+        }
     }
 
     /// Obtains the kernel and writes the initial ramdisk, unless that has been done: what the first
@@ -82,11 +93,56 @@ impl Qemu {
     }
 
     async fn availability(&self) -> Result<&Availability, Error> {
-        self.availability.get_or_try_init(|| probe::probe(&self.config)).await
+        self.availability
+            .get_or_try_init(|| probe::probe(&self.config))
+            .await
+    }
+
+    async fn launch(&self, acceleration: Acceleration) -> Result<Launch<'_>, Error> {
+        let boot = self.boot_files().await?;
+        Ok(Launch {
+            program: &self.config.program,
+            kernel: &boot.kernel,
+            initrd: &boot.initrd,
+            acceleration,
+            tsc_khz: clock::tsc_khz(),
+        })
+    }
+
+    /// Makes sure that the kernel boots the way the probe promised, before the first machine relies on
+    /// it; falls back to emulation only where the policy allows it.
+    async fn confirm(&self, spec: &MachineSpec) -> Result<Acceleration, Error> {
+        let availability = self.availability().await?;
+        if availability.acceleration != Acceleration::Hardware || self.kernel_boots(spec).await? {
+            return Ok(availability.acceleration);
+        }
+        let reason = probe::kernel_did_not_boot(&self.config, &availability.version);
+        tracing::warn!(%reason, "no hardware acceleration");
+        match self.config.acceleration {
+            AccelerationPolicy::RequireHardware => {
+                Err(Error::new(ErrorKind::Unsupported, "use KVM").with_detail(reason))
+            }
+            _ => Ok(Acceleration::Emulated),
+        }
+    }
+
+    /// Boots the kernel with its agent under KVM, in a folder beside the machine's.
+    async fn kernel_boots(&self, spec: &MachineSpec) -> Result<bool, Error> {
+        let launch = self.launch(Acceleration::Hardware).await?;
+        let trial = MachineSpec::new("trial", spec.folder.with_extension("trial"));
+        let Ok(machine) = machine::start(&self.config, &launch, &trial).await else {
+            return Ok(false);
+        };
+        let greet = async { crate::Agent::connect(machine.connect().await?).await };
+        let greeted = tokio::time::timeout(KERNEL_PATIENCE, greet).await;
+        machine.kill().await?;
+        Ok(matches!(greeted, Ok(Ok(_))))
     }
 
     async fn boot_files(&self) -> Result<&BootFiles, Error> {
-        self.boot_files.get_or_try_init(|| make_boot_files(&self.config)).await
+        self.boot_files
+            .get_or_try_init(|| make_boot_files(&self.config))
+            .await
     }
 }
 
@@ -106,30 +162,33 @@ impl Hypervisor for Qemu {
 
     async fn start(&self, spec: &MachineSpec) -> Result<Arc<dyn Machine>, Error> {
         check(spec)?;
-        let availability = self.availability().await?;
-        if availability.acceleration == Acceleration::Emulated {
+        let acceleration = *self
+            .acceleration
+            .get_or_try_init(|| self.confirm(spec))
+            .await?;
+        if acceleration == Acceleration::Emulated {
             warn_once_of_emulation();
         }
-        let boot = self.boot_files().await?;
-        let launch = Launch {
-            program: &self.config.program,
-            kernel: &boot.kernel,
-            initrd: &boot.initrd,
-            acceleration: availability.acceleration,
-            tsc_khz: clock::tsc_khz(),
-        };
+        let launch = self.launch(acceleration).await?;
         Ok(Arc::new(machine::start(&self.config, &launch, spec).await?))
     }
 }
 
 /// Refuses what could not boot before anything is started for it.
 fn check(spec: &MachineSpec) -> Result<(), Error> {
-    let invalid = |detail: String| Error::new(ErrorKind::Invalid, "start a machine").with_detail(detail);
+    let invalid =
+        |detail: String| Error::new(ErrorKind::Invalid, "start a machine").with_detail(detail);
     if spec.cpus == 0 || spec.cpus > 64 {
-        return Err(invalid(format!("{} processors; 1 to 64 are possible", spec.cpus)));
+        return Err(invalid(format!(
+            "{} processors; 1 to 64 are possible",
+            spec.cpus
+        )));
     }
     if spec.memory_mib < 128 {
-        let detail = format!("{} MiB of memory; the kernel needs at least 128", spec.memory_mib);
+        let detail = format!(
+            "{} MiB of memory; the kernel needs at least 128",
+            spec.memory_mib
+        );
         return Err(invalid(detail));
     }
     for disk in &spec.disks {
@@ -149,18 +208,20 @@ fn warn_once_of_emulation() {
 }
 
 async fn make_boot_files(config: &QemuConfig) -> Result<BootFiles, Error> {
+    let kernel = match &config.kernel {
+        Some(kernel) => kernel.clone(),
+        None => Kernel::from_distribution(&config.cache, config.progress.clone()).await?,
+    };
     let config = config.clone();
     tokio::task::spawn_blocking(move || {
-        let kernel = match &config.kernel {
-            Some(kernel) => kernel.clone(),
-            None => Kernel::from_distribution(&config.cache, &config.progress)?,
-        };
-        let modules = kernel.modules(crate::kernel::virtio_guest())?;
+        let modules = kernel.modules(&crate::kernel::virtio_guest())?;
         let agent = std::fs::read(&config.helper)
             .map_err(|error| Error::io("read the helper binary", error))?;
-        let initrd = initrd::build(&agent, &modules)?;
-        let path = store_initrd(&config.cache, &initrd)?;
-        Ok(BootFiles { kernel: kernel.image, initrd: path })
+        let path = store_initrd(&config.cache, &initrd::build(&agent, &modules))?;
+        Ok(BootFiles {
+            kernel: kernel.image,
+            initrd: path,
+        })
     })
     .await
     .map_err(|error| Error::new(ErrorKind::Io, "prepare the kernel").with_source(error))?

@@ -24,10 +24,16 @@ impl Qmp {
     /// Reads the greeting and leaves the negotiation mode. Returns QEMU's version with the conversation.
     pub(super) async fn greet(stream: UnixStream) -> io::Result<(Self, String)> {
         let (reader, writer) = stream.into_split();
-        let mut qmp = Self { reader: BufReader::new(reader), writer };
+        let mut qmp = Self {
+            reader: BufReader::new(reader),
+            writer,
+        };
         let greeting = qmp.line().await?;
         let version = &greeting["QMP"]["version"]["qemu"];
-        let version = format!("{}.{}.{}", version["major"], version["minor"], version["micro"]);
+        let version = format!(
+            "{}.{}.{}",
+            version["major"], version["minor"], version["micro"]
+        );
         qmp.execute("qmp_capabilities", json!({})).await?;
         Ok((qmp, version))
     }
@@ -51,7 +57,10 @@ impl Qmp {
 
     async fn line(&mut self) -> io::Result<Value> {
         let mut line = Vec::new();
-        let count = (&mut self.reader).take(MAX_LINE).read_until(b'\n', &mut line).await?;
+        let count = (&mut self.reader)
+            .take(MAX_LINE)
+            .read_until(b'\n', &mut line)
+            .await?;
         if count == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
@@ -89,6 +98,12 @@ mod tests {
     #[tokio::test]
     async fn a_refusal_is_an_error_with_its_reason() {
         let said = "{\"QMP\":{}}\n{\"error\":{\"class\":\"GenericError\",\"desc\":\"no\"}}\n";
-        assert!(with_peer(said).await.unwrap_err().to_string().ends_with(": no"));
+        assert!(
+            with_peer(said)
+                .await
+                .unwrap_err()
+                .to_string()
+                .ends_with(": no")
+        );
     }
 }

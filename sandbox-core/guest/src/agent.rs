@@ -1,0 +1,41 @@
+//! The agent: the guest halves of the crates, put together.
+
+use std::io;
+
+use sandbox_vm::guest::{Agent, Role, Services, init};
+
+/// Runs as the first process of a machine. When that fails the machine is powered off: a first process
+/// that ends is a kernel panic, which tells nobody why.
+pub(crate) fn first_process() -> io::Result<()> {
+    let error = match runtime()?.block_on(init::run(services())) {
+        Ok(()) => io::Error::other("the agent ended"),
+        Err(error) => error,
+    };
+    super::report(&error);
+    Err(init::power_off())
+}
+
+/// Runs on standard input, which is a socket, until it closes.
+pub(crate) fn plain_process() -> io::Result<()> {
+    use std::os::fd::AsFd;
+    let socket = std::os::unix::net::UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
+    socket.set_nonblocking(true)?;
+    runtime()?.block_on(async {
+        let stream = tokio::net::UnixStream::from_std(socket)?;
+        Agent::new(Role::PlainProcess, services())?
+            .serve(Box::new(stream))
+            .await;
+        Ok(())
+    })
+}
+
+/// One thread: what forks and what reaps must never run at once.
+fn runtime() -> io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+}
+
+fn services() -> Services {
+    Services::new()
+}

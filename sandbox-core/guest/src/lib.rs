@@ -1,1 +1,0 @@
-//! The one helper binary: agent inside the guest, watchdog and supervisor outside.

@@ -1,0 +1,6 @@
+//! Everything that needs real programs, real packages or a kernel.
+
+#![allow(clippy::unwrap_used, reason = "these are tests")]
+
+mod kernel;
+mod machine;
