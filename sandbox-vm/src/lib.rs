@@ -3,6 +3,7 @@
 mod cache;
 
 mod error;
+pub mod image;
 
 pub mod kernel;
 mod process;
