@@ -2,6 +2,7 @@
 
 mod cache;
 
+pub mod disk;
 mod error;
 pub mod image;
 
