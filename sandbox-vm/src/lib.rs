@@ -5,10 +5,12 @@ mod cache;
 pub mod agent;
 pub mod backend;
 pub mod channel;
+pub mod disk;
 mod error;
 #[cfg(all(feature = "guest", target_os = "linux"))]
 pub mod guest;
 pub mod hypervisor;
+pub mod image;
 pub mod kernel;
 mod process;
 mod progress;

@@ -2,5 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "these are tests")]
 
+mod disk;
+mod erofs;
+mod image;
 mod kernel;
 mod machine;

@@ -1,0 +1,154 @@
+//! The images in the cache, each made once.
+//!
+//! An image is a folder `images/<key>` with `root.erofs` and `config.json`; it is there whole or not at all
+//! (see `cache`).
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use sandbox_base::ErrorKind;
+use sha2::{Digest, Sha256};
+
+use super::builder::Builder;
+use super::{Image, ImageConfig, RootImage};
+use crate::process::{self, Cancel};
+use crate::{Error, Progress, cache};
+
+/// Part of every key: raise it when the same source must give another image than before.
+const WRITER_VERSION: &str = "1";
+
+/// Makes root images and keeps them in a cache folder.
+///
+/// Stores on the same folder, in this or other processes, share their images.
+#[derive(Debug, Clone)]
+pub struct ImageStore {
+    cache: PathBuf,
+}
+
+impl ImageStore {
+    /// Uses the folder `cache`, which is created when it is needed.
+    pub fn new(cache: &Path) -> Self {
+        Self {
+            cache: cache.to_owned(),
+        }
+    }
+
+    /// Returns the root image made of `image`, making it when the cache has none.
+    ///
+    /// Dropping the future stops the work; the cache keeps nothing half. Two callers that want the same
+    /// image make it once.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` and `PermissionDenied` for a source that is missing or unreadable (or a program that the
+    /// default image needs), `Invalid` for one that is damaged or of another format, `Exhausted` for one
+    /// beyond our bounds or a full disk.
+    pub async fn prepare(&self, image: &Image, progress: Progress) -> Result<RootImage, Error> {
+        self.run(image, progress, false).await
+    }
+
+    /// Makes the root image anew even if the cache has it: for a default image with the packages of today.
+    /// Machines that run on the old one keep it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::prepare`].
+    pub async fn rebuild(&self, image: &Image, progress: Progress) -> Result<RootImage, Error> {
+        self.run(image, progress, true).await
+    }
+
+    async fn run(&self, image: &Image, progress: Progress, anew: bool) -> Result<RootImage, Error> {
+        let (cache, image) = (self.cache.clone(), image.clone());
+        process::blocking("prepare an image", move |cancel: &Cancel| {
+            let making = Making {
+                cache: &cache,
+                image: &image,
+                progress: &progress,
+                cancel,
+            };
+            making.run(anew)
+        })
+        .await
+    }
+}
+
+/// One request, on a thread that may block.
+struct Making<'a> {
+    cache: &'a Path,
+    image: &'a Image,
+    progress: &'a Progress,
+    cancel: &'a Cancel,
+}
+
+impl Making<'_> {
+    fn run(&self, anew: bool) -> Result<RootImage, Error> {
+        let key = self.key()?;
+        let identity = key.first_chunk().copied().unwrap_or_default();
+        let hex: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
+        let images = self.cache.join("images");
+        let make = |folder: &Path| self.make(folder, identity);
+        let folder = if anew {
+            cache::rebuild(&images, &hex, make)?
+        } else {
+            cache::entry(&images, &hex, make)?
+        };
+        let config = folder.join("config.json");
+        let config = fs::read(&config)
+            .map_err(|error| Error::io(format!("read {}", config.display()), error))
+            .and_then(|bytes| parse_config(&config, &bytes))?;
+        Ok(RootImage {
+            path: folder.join("root.erofs"),
+            digest: format!("sha256:{hex}"),
+            config,
+        })
+    }
+
+    fn key(&self) -> Result<Vec<u8>, Error> {
+        let mut key = Sha256::new();
+        key.update(WRITER_VERSION);
+        match self.image {
+            #[cfg(unix)]
+            Image::Directory(path) => {
+                key.update("directory");
+                super::directory::fingerprint(path, &mut key, self.cancel)?;
+            }
+            other => return Err(unsupported(other)),
+        }
+        Ok(key.finalize().to_vec())
+    }
+
+    fn make(&self, folder: &Path, identity: [u8; 16]) -> Result<(), Error> {
+        let target = folder.join("root.erofs");
+        let start = |source: String| Builder::create(&target, source, self.progress, self.cancel);
+        let config = match self.image {
+            #[cfg(unix)]
+            Image::Directory(path) => {
+                let mut builder = start(path.display().to_string())?;
+                super::directory::take(path, &mut builder)?;
+                builder.finish(identity)?;
+                ImageConfig::default()
+            }
+            other => return Err(unsupported(other)),
+        };
+        let path = folder.join("config.json");
+        let failed = |error| Error::io(format!("write {}", path.display()), error);
+        let bytes = serde_json::to_vec_pretty(&config).map_err(|error| failed(error.into()))?;
+        fs::write(&path, bytes).map_err(failed)
+    }
+}
+
+fn unsupported(image: &Image) -> Error {
+    Error::new(
+        ErrorKind::Unsupported,
+        format!("make an image of {image:?}"),
+    )
+    .with_detail("this host has no such source")
+}
+
+fn parse_config(path: &Path, bytes: &[u8]) -> Result<ImageConfig, Error> {
+    serde_json::from_slice(bytes).map_err(|error| {
+        Error::new(ErrorKind::Invalid, format!("read {}", path.display()))
+            .with_detail("the cache entry is damaged; remove its folder")
+            .with_source(error)
+    })
+}
