@@ -55,6 +55,19 @@ impl Error {
     pub fn server(&self) -> Option<&ServerError> {
         self.source.as_deref()?.downcast_ref()
     }
+
+    /// Removes `secret` from what a server said, for servers that echo the key they refuse.
+    #[cfg(feature = "endpoint")]
+    pub(crate) fn without(mut self, secret: &str) -> Self {
+        let said = self
+            .source
+            .as_deref_mut()
+            .and_then(|s| s.downcast_mut::<ServerError>());
+        if let Some(said) = said {
+            said.redact(secret);
+        }
+        self
+    }
 }
 
 /// What a server said about a failure, in OpenAI's terms.
@@ -71,6 +84,23 @@ pub struct ServerError {
     pub class: Option<String>,
     /// The text for people; empty where the server said nothing.
     pub message: String,
+}
+
+impl ServerError {
+    #[cfg(feature = "endpoint")]
+    fn redact(&mut self, secret: &str) {
+        if secret.is_empty() {
+            return;
+        }
+        let parts = [
+            self.code.as_mut(),
+            self.class.as_mut(),
+            Some(&mut self.message),
+        ];
+        for text in parts.into_iter().flatten() {
+            *text = text.replace(secret, "[redacted]");
+        }
+    }
 }
 
 impl fmt::Display for ServerError {

@@ -1,6 +1,8 @@
-//! The back ends against the contract.
+//! The back ends against the contract, and the endpoint against a server that behaves badly.
 
+mod endpoint;
 mod scripted;
+mod server;
 
 use std::time::Duration;
 
