@@ -14,12 +14,12 @@ use sandbox_base::{BoxStream, ErrorKind};
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
+use crate::Error;
 use crate::channel::protocol::{
     Exec, ExecControl, ExecEvent, ExecId, Exit, Failure, FileReply, FileRequest, GuestOpen, Hello,
     MAX_MESSAGE, MAX_OPEN, Open, Reply, Setup, Stdio, VERSIONS, Welcome,
 };
 use crate::channel::{Channel, Incoming, Side, Stream};
-use crate::error::Error;
 
 /// Opens streams to an agent, wherever its channel is.
 #[async_trait]

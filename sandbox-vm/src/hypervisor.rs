@@ -20,8 +20,8 @@ use async_trait::async_trait;
 use sandbox_base::{BoxStream, ErrorKind};
 use serde::{Deserialize, Serialize};
 
+use crate::Error;
 use crate::agent::Agent;
-use crate::error::Error;
 
 /// A way to wall something off: one backend with its configuration.
 ///

@@ -6,7 +6,6 @@ pub mod agent;
 pub mod backend;
 pub mod channel;
 pub mod disk;
-mod error;
 #[cfg(all(feature = "guest", target_os = "linux"))]
 pub mod guest;
 pub mod hypervisor;
@@ -16,6 +15,6 @@ mod process;
 mod progress;
 
 pub use agent::Agent;
-pub use error::Error;
 pub use hypervisor::{Hypervisor, HypervisorExt, Machine};
 pub use progress::{Progress, Step};
+pub use sandbox_base::{Error, ErrorKind};

@@ -1,98 +1,97 @@
-//! The one vocabulary of failures that a caller can act on.
+//! The error type that crates share.
 //!
-//! Every crate has an error type of its own (a public struct with the operation and its source); the
-//! kinds are shared, so that `sandbox-core` can pass one on without translating it.
+//! It says what was attempted, of which kind the failure is (what the caller can do about it), and, where
+//! that is known, what to do. What the system or another library answered is the source and is never
+//! repeated in the message.
 
 use std::fmt;
+use std::io;
 
-/// A source error of any type, as kept inside the crates' own error types.
-pub type BoxError = Box<dyn std::error::Error + Send + Sync + 'static>;
+use crate::kind::{BoxError, ErrorKind};
 
-/// What went wrong, in terms of what the caller can do about it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum ErrorKind {
-    /// The caller lacks a right; the message names it.
-    PermissionDenied,
-    /// The thing named does not exist.
-    NotFound,
-    /// The thing named exists already, or somebody else holds it.
-    Conflict,
-    /// This host, backend or build cannot do it; the message says why. Nothing weaker was done instead.
-    Unsupported,
-    /// The input is not acceptable; trying again unchanged fails again.
-    Invalid,
-    /// A bounded wait ended; the message says what was waited for.
-    TimedOut,
-    /// A limit was reached: memory, disk, processes, open files, or a bound of ours.
-    Exhausted,
-    /// The other side broke the protocol. Its session is over; the host's state is intact.
-    Protocol,
-    /// The other side is gone: a guest that died, a closed channel, a killed hypervisor.
-    Disconnected,
-    /// Denied by policy; not a failure of anything.
-    Denied,
-    /// An operation of the system failed; the source tells.
-    Io,
+/// What failed, and what the caller can do about it.
+#[derive(Debug)]
+pub struct Error {
+    kind: ErrorKind,
+    operation: String,
+    detail: Option<String>,
+    source: Option<BoxError>,
 }
 
-impl ErrorKind {
-    /// Returns the kind as a lower-case word, as it appears in JSON.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::PermissionDenied => "permission-denied",
-            Self::NotFound => "not-found",
-            Self::Conflict => "conflict",
-            Self::Unsupported => "unsupported",
-            Self::Invalid => "invalid",
-            Self::TimedOut => "timed-out",
-            Self::Exhausted => "exhausted",
-            Self::Protocol => "protocol",
-            Self::Disconnected => "disconnected",
-            Self::Denied => "denied",
-            Self::Io => "io",
+impl Error {
+    /// Makes an error for an operation in words that follow "cannot": `"open the image /tmp/x"`.
+    pub fn new(kind: ErrorKind, operation: impl Into<String>) -> Self {
+        Self {
+            kind,
+            operation: operation.into(),
+            detail: None,
+            source: None,
         }
+    }
+
+    /// Makes an error from what the operating system answered; the kind is derived from it.
+    pub fn io(operation: impl Into<String>, source: io::Error) -> Self {
+        Self::new(ErrorKind::from(&source), operation).with_source(source)
+    }
+
+    /// Adds the reason, and what to do about it where that is known.
+    #[must_use]
+    pub fn with_detail(mut self, detail: impl Into<String>) -> Self {
+        self.detail = Some(detail.into());
+        self
+    }
+
+    /// Adds the error that caused this one.
+    #[must_use]
+    pub fn with_source(mut self, source: impl Into<BoxError>) -> Self {
+        self.source = Some(source.into());
+        self
+    }
+
+    /// Returns what the caller can do about it.
+    pub fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+
+    /// Returns what was attempted, in words that follow "cannot".
+    pub fn operation(&self) -> &str {
+        &self.operation
+    }
+
+    /// Returns the reason and the advice, where there is more to say than the operation.
+    pub fn detail(&self) -> Option<&str> {
+        self.detail.as_deref()
     }
 }
 
-impl fmt::Display for ErrorKind {
+impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
+        write!(f, "cannot {}", self.operation)?;
+        match &self.detail {
+            Some(detail) => write!(f, ": {detail}"),
+            None => Ok(()),
+        }
     }
 }
 
-impl From<&std::io::Error> for ErrorKind {
-    fn from(error: &std::io::Error) -> Self {
-        use std::io::ErrorKind as Io;
-        match error.kind() {
-            Io::NotFound => Self::NotFound,
-            Io::PermissionDenied | Io::ReadOnlyFilesystem => Self::PermissionDenied,
-            Io::AlreadyExists | Io::ResourceBusy => Self::Conflict,
-            Io::InvalidInput | Io::InvalidFilename => Self::Invalid,
-            Io::TimedOut => Self::TimedOut,
-            Io::StorageFull | Io::QuotaExceeded | Io::OutOfMemory | Io::FileTooLarge => {
-                Self::Exhausted
-            }
-            Io::InvalidData => Self::Protocol,
-            Io::BrokenPipe
-            | Io::ConnectionReset
-            | Io::ConnectionAborted
-            | Io::ConnectionRefused
-            | Io::NotConnected
-            | Io::UnexpectedEof => Self::Disconnected,
-            Io::Unsupported => Self::Unsupported,
-            _ => Self::Io,
-        }
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        let source = self.source.as_deref()?;
+        Some(source)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::error::Error as _;
 
     #[test]
-    fn a_full_disk_is_exhaustion_and_not_just_io() {
-        let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
-        assert_eq!(ErrorKind::from(&full), ErrorKind::Exhausted);
+    fn the_message_gives_the_advice_and_leaves_the_source_to_the_chain() {
+        let full = io::Error::from(io::ErrorKind::StorageFull);
+        let error = Error::io("write the image", full).with_detail("free some space");
+        assert_eq!(error.kind(), ErrorKind::Exhausted);
+        assert_eq!(error.to_string(), "cannot write the image: free some space");
+        assert!(error.source().is_some());
     }
 }

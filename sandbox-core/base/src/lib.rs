@@ -5,7 +5,8 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | [`error`] | [`ErrorKind`], the one vocabulary of failures that a caller can act on |
+//! | [`error`] | [`Error`], what failed and what to do about it |
+//! | [`kind`] | [`ErrorKind`], the one vocabulary of failures that a caller can act on |
 //! | [`stream`] | [`ByteStream`], what every channel between host and guest is made of |
 //! | [`frame`] | length-delimited messages with a bound on both sides |
 //! | [`durable`] | files that are old or new after a crash, never torn |
@@ -17,11 +18,13 @@ pub mod dirs;
 pub mod durable;
 pub mod error;
 pub mod frame;
+pub mod kind;
 pub mod lock;
 pub mod stream;
 #[cfg(target_os = "linux")]
 pub mod watchdog;
 
 pub use dirs::Dirs;
-pub use error::{BoxError, ErrorKind};
+pub use error::Error;
+pub use kind::{BoxError, ErrorKind};
 pub use stream::{BoxStream, ByteStream};

@@ -15,7 +15,7 @@ use tokio::sync::Mutex;
 use super::arguments::{Endpoints, Launch, arguments};
 use super::config::QemuConfig;
 use super::qmp::Qmp;
-use crate::error::Error;
+use crate::Error;
 use crate::hypervisor::{Isolation, Machine, MachineEnd, MachineFacts, MachineSpec};
 
 /// How long QEMU may take from its start to its two connections.

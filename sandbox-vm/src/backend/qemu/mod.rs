@@ -38,7 +38,7 @@ use async_trait::async_trait;
 use sandbox_base::ErrorKind;
 use tokio::sync::OnceCell;
 
-use crate::error::Error;
+use crate::Error;
 use crate::hypervisor::{
     Acceleration, Availability, Capabilities, Hypervisor, Isolation, Machine, MachineSpec,
 };

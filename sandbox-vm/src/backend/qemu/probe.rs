@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use tokio::process::Command;
 
 use super::config::{AccelerationPolicy, QemuConfig};
-use crate::error::Error;
+use crate::Error;
 use crate::hypervisor::{Acceleration, Availability};
 
 /// How long the tiny guest may take. It runs in about a tenth of a second, QEMU's start included.
