@@ -49,3 +49,8 @@ helper_target() {
     arch=$(rustc -vV | sed -n 's/^host: \([^-]*\)-.*/\1/p')
     say "$arch-unknown-linux-gnu"
 }
+
+print_steps() {
+    printf '\n=== done in %d s\n' "$SECONDS"
+    printf '%s\n' "${STEPS[@]}"
+}
