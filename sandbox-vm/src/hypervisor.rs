@@ -164,6 +164,8 @@ pub struct MachineSpec {
     pub name: String,
     /// A folder that belongs to this machine alone; what is put there is removed with it.
     pub folder: PathBuf,
+    /// Files and folders to remove with the machine when its owner died without a word.
+    pub remove_when_orphaned: Vec<PathBuf>,
     /// Virtual processors.
     pub cpus: u32,
     /// Memory in MiB.

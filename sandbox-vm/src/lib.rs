@@ -13,6 +13,7 @@ pub mod image;
 pub mod kernel;
 mod process;
 mod progress;
+pub mod users;
 
 pub use agent::Agent;
 pub use hypervisor::{Hypervisor, HypervisorExt, Machine};

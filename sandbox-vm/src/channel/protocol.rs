@@ -112,11 +112,11 @@ pub struct Setup {
 /// How a machine's root is made from its block devices.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Root {
-    /// The read-only image, by device path.
+    /// The read-only image: `disk` and its place in the machine's list, or a device path.
     pub lower: String,
     /// Its file system type.
     pub lower_type: String,
-    /// The writable layer's device and file system type; `None` leaves the root read-only.
+    /// The writable layer, named likewise, and its file system type; `None` leaves the root read-only.
     pub upper: Option<(String, String)>,
 }
 
@@ -134,7 +134,7 @@ pub enum Mount {
     Disk {
         /// Where.
         target: String,
-        /// The device path.
+        /// `disk` and its place in the machine's list, or a device path.
         device: String,
         /// The file system type.
         fs_type: String,

@@ -19,7 +19,7 @@ use super::agent::Shared;
 use super::descriptor::Descriptor;
 use super::group::Group;
 use super::process::{Child, Spawn, open_terminal, resize_terminal};
-use super::users::{self, User};
+use crate::users::{self, User};
 use crate::channel::Stream;
 use crate::channel::protocol::{
     Exec, ExecControl, ExecEvent, Exit, ExitCause, Failure, FailureKind, MAX_MESSAGE, Stdio,

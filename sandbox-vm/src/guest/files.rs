@@ -15,7 +15,7 @@ use tokio::io::AsyncWriteExt;
 use tokio_util::io::SyncIoBridge;
 
 use super::agent::Shared;
-use super::users::{self, User};
+use crate::users::{self, User};
 use crate::channel::Stream;
 use crate::channel::protocol::{Failure, FailureKind, FileReply, FileRequest, MAX_MESSAGE, Reply};
 

@@ -13,7 +13,6 @@
 //! | `exec` | one command with its streams, signals and time limit |
 //! | `group` | the control group of a command: who belongs to it, what killed it |
 //! | `files` | reading, writing, packing and unpacking |
-//! | `users` | `/etc/passwd` and `/etc/group`, as data |
 //!
 //! The host is trusted here, as it must be: it owns the machine. Commands are not: nothing they do to
 //! files, names or processes may make the agent panic or stop.
@@ -28,7 +27,6 @@ mod port;
 mod process;
 mod services;
 mod setup;
-mod users;
 
 pub use agent::{Agent, Role};
 pub use services::{HostStreams, Services};

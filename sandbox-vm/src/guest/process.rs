@@ -26,7 +26,7 @@ use rustix::thread::{Gid, Uid};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
-use super::users::User;
+use crate::users::User;
 
 /// What a child is to be.
 #[derive(Debug)]

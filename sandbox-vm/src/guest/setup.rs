@@ -151,6 +151,22 @@ fn mount_wanted(wanted: &Mount) -> Reply<()> {
     }
 }
 
+/// Finds a disk by its serial number, which the backend sets to `disk0`, `disk1` and so on: the kernel's
+/// own names depend on the order in which it happens to find them. Anything else names itself.
+fn device(name: &str) -> Reply<String> {
+    if !name.starts_with("disk") {
+        return Ok(name.to_owned());
+    }
+    let disks = fs::read_dir("/sys/block").map_err(|error| Failure::io("/sys/block", &error))?;
+    let found = disks.flatten().find(|disk| {
+        fs::read_to_string(disk.path().join("serial")).is_ok_and(|serial| serial.trim() == name)
+    });
+    match found {
+        Some(disk) => Ok(format!("/dev/{}", disk.file_name().to_string_lossy())),
+        None => Err(Failure::new(FailureKind::NotFound, format!("the machine has no {name}"))),
+    }
+}
+
 fn mount_at(
     source: &str,
     target: &str,
@@ -158,10 +174,11 @@ fn mount_at(
     flags: MountFlags,
     options: Option<&std::ffi::CStr>,
 ) -> Reply<()> {
+    let source = device(source)?;
     if !Path::new(target).is_dir() {
         fs::create_dir_all(target).map_err(|error| Failure::io(target, &error))?;
     }
-    mount(source, target, fs_type, flags, options)
+    mount(source.as_str(), target, fs_type, flags, options)
         .map_err(|error| Failure::io(format!("mount of {source} at {target}"), &error.into()))
 }
 

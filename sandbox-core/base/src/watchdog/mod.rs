@@ -9,7 +9,8 @@
 //! [`Job`] on its standard input, which it then keeps open. The watchdog starts the child and waits for
 //! the first of two things: the child ends, or the pipe closes, because the owner wants it to or because
 //! it is dead, however it died. Either way the child is killed, the job's paths are removed, and the
-//! watchdog ends. Should somebody kill the watchdog, the kernel kills the child (`PR_SET_PDEATHSIG`);
+//! watchdog ends. An owner that goes in order says so first; paths that are to be removed only after
+//! one that did not are named apart. Should somebody kill the watchdog, the kernel kills the child (`PR_SET_PDEATHSIG`);
 //! the files are then left for the owner, or for whoever looks next.
 //!
 //! | who is killed | the child | the files |
@@ -33,6 +34,9 @@ pub use run::run;
 /// The first argument that makes the helper binary a watchdog.
 pub const VERB: &str = "watchdog";
 
+/// What an owner says before it closes the pipe in order.
+const IN_ORDER: &[u8] = b"done\n";
+
 /// The longest job, in bytes of JSON.
 const MAX_JOB: usize = 1 << 20;
 
@@ -44,6 +48,8 @@ pub struct Job {
     pub argv: Vec<String>,
     /// Files and folders to remove once the child is gone.
     pub remove: Vec<PathBuf>,
+    /// Files and folders to remove only when the owner went without a word.
+    pub remove_when_orphaned: Vec<PathBuf>,
 }
 
 impl Job {
@@ -52,6 +58,7 @@ impl Job {
         Self {
             argv,
             remove: Vec::new(),
+            remove_when_orphaned: Vec::new(),
         }
     }
 
@@ -59,6 +66,13 @@ impl Job {
     #[must_use]
     pub fn with_removal(mut self, path: impl Into<PathBuf>) -> Self {
         self.remove.push(path.into());
+        self
+    }
+
+    /// Adds files and folders to remove only when the owner went without a word.
+    #[must_use]
+    pub fn with_removal_when_orphaned(mut self, paths: impl IntoIterator<Item = PathBuf>) -> Self {
+        self.remove_when_orphaned.extend(paths);
         self
     }
 }

@@ -9,7 +9,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{ChildStdin, Command};
 use tokio::sync::watch;
 
-use super::{Event, Job, VERB};
+use super::{Event, IN_ORDER, Job, VERB};
 
 /// How long a watchdog may take to start its child.
 const START_PATIENCE: Duration = Duration::from_secs(20);
@@ -17,7 +17,7 @@ const START_PATIENCE: Duration = Duration::from_secs(20);
 /// The longest line that a watchdog says, in bytes.
 const MAX_LINE: u64 = 256 << 10;
 
-/// A running watchdog with its child. Dropping it ends both, without waiting.
+/// A running watchdog with its child. Dropping it ends both without waiting, as an owner's death does.
 #[derive(Debug)]
 pub struct Watchdog {
     pipe: tokio::sync::Mutex<Option<ChildStdin>>,
@@ -100,7 +100,10 @@ impl Watchdog {
     /// Ends the child and waits until it is gone and its files are removed. Idempotent; goes on when
     /// the future is dropped.
     pub async fn end(&self) -> Event {
-        drop(self.pipe.lock().await.take());
+        if let Some(mut pipe) = self.pipe.lock().await.take() {
+            // A watchdog that is gone has nothing to be told.
+            drop(pipe.write_all(IN_ORDER).await);
+        }
         self.ended().await
     }
 }

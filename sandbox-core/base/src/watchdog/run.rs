@@ -8,13 +8,14 @@ use std::fs;
 use std::io::{self, BufRead, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
 
-use super::{Event, Job, MAX_JOB};
+use super::{Event, IN_ORDER, Job, MAX_JOB};
 
 /// How much of the child's output is kept.
 const OUTPUT_TAIL: usize = 16 << 10;
@@ -34,14 +35,18 @@ pub fn run() -> io::Result<()> {
     let (mut child, output) = match start(&job) {
         Ok(started) => started,
         Err(error) => {
-            remove_all(&job);
+            remove_all(&job.remove);
             return tell(&Event::Refused(error.to_string()));
         }
     };
     // An owner that is gone already closes the pipe too: the wait below returns at once.
     drop(tell(&Event::Started(child.id())));
-    let (status, output) = attend(&mut child, output)?;
-    let left = remove_all(&job);
+    let end = attend(&mut child, output)?;
+    let (status, output) = (end.status, end.output);
+    let mut left = remove_all(&job.remove);
+    if end.orphaned {
+        left.extend(remove_all(&job.remove_when_orphaned));
+    }
     tell(&Event::Ended {
         code: status.code(),
         signal: status.signal(),
@@ -89,9 +94,17 @@ fn start(job: &Job) -> io::Result<(Child, OwnedFd)> {
     Ok((child, output))
 }
 
-/// Waits until the child has ended or the owner has closed the pipe, makes sure that the child has ended,
-/// and returns how, with the last of its output.
-fn attend(child: &mut Child, output: OwnedFd) -> io::Result<(ExitStatus, String)> {
+/// How it all ended.
+struct End {
+    status: ExitStatus,
+    output: String,
+    /// The owner went without a word.
+    orphaned: bool,
+}
+
+/// Waits until the child has ended or the owner has closed the pipe, and makes sure that the child has
+/// ended.
+fn attend(child: &mut Child, output: OwnedFd) -> io::Result<End> {
     let ended = pidfd_open(Pid::from_child(child), PidfdFlags::empty())?;
     let stdin = io::stdin();
     let mut tail = Tail {
@@ -117,14 +130,15 @@ fn attend(child: &mut Child, output: OwnedFd) -> io::Result<(ExitStatus, String)
         if ready.get(2) == Some(&true) {
             tail.read();
         }
-        let owner_is_done = ready[1] && owner_is_done(&mut stdin.lock());
-        if owner_is_done {
+        let owner = if ready[1] { hear_owner(&mut stdin.lock()) } else { Owner::Quiet };
+        if owner != Owner::Quiet {
             child.kill()?;
         }
-        if owner_is_done || ready[0] {
+        if owner != Owner::Quiet || ready[0] {
             let status = child.wait()?;
             tail.read();
-            return Ok((status, String::from_utf8_lossy(&tail.kept).into_owned()));
+            let output = String::from_utf8_lossy(&tail.kept).into_owned();
+            return Ok(End { status, output, orphaned: owner == Owner::Gone });
         }
     }
 }
@@ -151,16 +165,29 @@ impl Tail {
     }
 }
 
-/// Anything that the owner still says is passed over; the end of the pipe is what counts.
-fn owner_is_done(stdin: &mut impl Read) -> bool {
-    let mut ignored = [0; 256];
-    !matches!(stdin.read(&mut ignored), Ok(1..))
+/// What the owner does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Owner {
+    Quiet,
+    /// It went in order.
+    Done,
+    /// It went without a word.
+    Gone,
 }
 
-/// Removes what the job names and returns what could not be removed.
-fn remove_all(job: &Job) -> Vec<String> {
+fn hear_owner(pipe: &mut impl Read) -> Owner {
+    let mut said = [0; IN_ORDER.len()];
+    match pipe.read(&mut said) {
+        Ok(0) | Err(_) => Owner::Gone,
+        Ok(count) if IN_ORDER.starts_with(&said[..count]) => Owner::Done,
+        Ok(_) => Owner::Quiet,
+    }
+}
+
+/// Removes files and folders, and returns what could not be removed.
+fn remove_all(paths: &[PathBuf]) -> Vec<String> {
     let mut left = Vec::new();
-    for path in &job.remove {
+    for path in paths {
         let removed = match fs::symlink_metadata(path) {
             Ok(meta) if meta.is_dir() => fs::remove_dir_all(path),
             Ok(_) => fs::remove_file(path),

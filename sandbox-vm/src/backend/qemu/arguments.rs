@@ -84,18 +84,9 @@ pub(super) fn arguments(
     add(&["-device", "virtio-balloon-device,free-page-reporting=on"]);
     for (index, disk) in spec.disks.iter().enumerate() {
         add(&["-blockdev", &block_device(index, disk)]);
-        add(&["-device", &format!("virtio-blk-device,drive=disk{index}")]);
+        add(&["-device", &format!("virtio-blk-device,drive=disk{index},serial=disk{index}")]);
     }
     line
-}
-
-/// Returns the guest's name of a disk. Devices over memory-mapped I/O are found from the last to the
-/// first, so the order is the reverse of the command line's.
-pub(crate) fn device_name(index: usize, count: usize) -> String {
-    let letter = u8::try_from(count.saturating_sub(index + 1))
-        .unwrap_or(25)
-        .min(25);
-    format!("/dev/vd{}", char::from(b'a' + letter))
 }
 
 fn kernel_line(launch: &Launch<'_>) -> String {

@@ -3,24 +3,34 @@
 //! Parsed here and not by the C library, whose name service switch cannot live in a static binary. The
 //! files belong to the guest: lines that make no sense are passed over.
 
-use super::super::channel::protocol::{Failure, FailureKind};
+use crate::channel::protocol::{Failure, FailureKind};
 
 /// Who a command runs as.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct User {
-    pub(crate) uid: u32,
-    pub(crate) gid: u32,
+#[non_exhaustive]
+pub struct User {
+    /// Its number.
+    pub uid: u32,
+    /// The number of its own group.
+    pub gid: u32,
     /// The groups it belongs to, its own included.
-    pub(crate) groups: Vec<u32>,
-    pub(crate) name: String,
-    pub(crate) home: String,
-    pub(crate) shell: String,
+    pub groups: Vec<u32>,
+    /// Its name, or its number where it has none.
+    pub name: String,
+    /// Its home folder.
+    pub home: String,
+    /// Its login shell.
+    pub shell: String,
 }
 
 /// Finds a user by name, or by numbers as `uid` or `uid:gid`, in the texts of both files.
 ///
 /// Numbers need no entry: a uid without one is a user without a name whose home is `/`.
-pub(crate) fn find(wanted: &str, passwd: &str, group: &str) -> Result<User, Failure> {
+///
+/// # Errors
+///
+/// `NotFound` for a name without an entry, `Invalid` for a group that is no number.
+pub fn find(wanted: &str, passwd: &str, group: &str) -> Result<User, Failure> {
     let (user, gid) = match wanted.split_once(':') {
         Some((user, gid)) => (user, Some(number(gid, wanted)?)),
         None => (wanted, None),
