@@ -1,0 +1,102 @@
+//! The states of a sandbox, the moves between them, and what each holds.
+//!
+//! ```text
+//!            create                      stop, guest powered off, owner died
+//!  (nothing) ──────▶ Creating ──▶ Running ───────────────▶ Stopped
+//!                       │            ▲                       │ │
+//!                       │ failed     └──────── start ────────┘ │
+//!                       ▼                                      ▼
+//!                   (nothing) ◀───────── remove ───────── (nothing)
+//! ```
+//!
+//! | state | on disk | processes | after a crash in it |
+//! |---|---|---|---|
+//! | `Creating` | folder, lock held, record from the second step on | perhaps the machine | whoever looks next removes it |
+//! | `Running` | folder, record, disk, lock held | owner, watchdog, machine | the watchdog ends the machine; attached: and removes the rest; detached: it is `Stopped` |
+//! | `Stopped` | folder, record, disk | none (attached: the owner, lock held) | attached: whoever looks next removes it; detached: nothing is lost |
+//!
+//! One process owns a sandbox: the one that holds its lock, which the kernel takes back when that process
+//! dies. All others speak to the owner, so that what two of them ask for is done one after the other.
+
+use serde::{Deserialize, Serialize};
+
+/// Where a sandbox is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum State {
+    /// Its image, disk and machine are being made.
+    Creating,
+    /// Its machine runs.
+    Running,
+    /// It has no machine; its disk is kept.
+    Stopped,
+}
+
+/// What can happen to a sandbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Move {
+    /// Its machine answers.
+    Booted,
+    /// Its machine is gone, whoever wanted that.
+    Ended,
+    /// Its machine is to be started again.
+    Start,
+}
+
+impl State {
+    /// Returns the state after a move, or `None` where the move is not possible.
+    pub(crate) fn after(self, what: Move) -> Option<Self> {
+        match (self, what) {
+            (Self::Creating, Move::Booted) => Some(Self::Running),
+            (Self::Running | Self::Creating, Move::Ended) => Some(Self::Stopped),
+            (Self::Stopped, Move::Start) => Some(Self::Creating),
+            _ => None,
+        }
+    }
+
+    /// Returns the state as a lower-case word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Creating => "creating",
+            Self::Running => "running",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
+/// How long a sandbox lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Lifetime {
+    /// As long as the process that made it: nothing of it stays behind.
+    Attached,
+    /// Until it is removed, in the care of a supervisor process of its own.
+    Detached,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_move_is_decided() {
+        use Move::*;
+        use State::*;
+        let table = [
+            (Creating, Booted, Some(Running)),
+            (Creating, Ended, Some(Stopped)),
+            (Creating, Start, None),
+            (Running, Booted, None),
+            (Running, Ended, Some(Stopped)),
+            (Running, Start, None),
+            (Stopped, Booted, None),
+            (Stopped, Ended, None),
+            (Stopped, Start, Some(Creating)),
+        ];
+        for (state, what, after) in table {
+            assert_eq!(state.after(what), after, "{state:?} after {what:?}");
+        }
+    }
+}
