@@ -27,10 +27,12 @@
 //! | default | distribution, release, architecture, package list and version of our customization |
 
 mod builder;
+mod compression;
 #[cfg(unix)]
 mod directory;
 mod erofs;
 mod store;
+mod tar;
 mod tree;
 
 use std::path::PathBuf;
