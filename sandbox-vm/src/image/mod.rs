@@ -29,6 +29,8 @@
 mod builder;
 mod compression;
 #[cfg(unix)]
+mod default;
+#[cfg(unix)]
 mod directory;
 mod erofs;
 mod store;

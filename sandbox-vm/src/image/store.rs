@@ -13,6 +13,8 @@ use sha2::{Digest, Sha256};
 
 use super::builder::Builder;
 use super::compression;
+#[cfg(unix)]
+use super::default::{self, Distribution};
 use super::tar::{self, Whiteouts};
 use super::{Image, ImageConfig, RootImage};
 use crate::process::{self, Cancel};
@@ -116,6 +118,11 @@ impl Making<'_> {
                 key.update("directory");
                 super::directory::fingerprint(path, &mut key, self.cancel)?;
             }
+            #[cfg(unix)]
+            Image::Default => {
+                key.update("default");
+                Distribution::of_host()?.fingerprint(&mut key);
+            }
             Image::Tar(path) => {
                 key.update("tar");
                 fingerprint(path, &mut key)?;
@@ -135,6 +142,16 @@ impl Making<'_> {
                 super::directory::take(path, &mut builder)?;
                 builder.finish(identity)?;
                 ImageConfig::default()
+            }
+            #[cfg(unix)]
+            Image::Default => {
+                let mut builder = start("the default image".to_owned())?;
+                let distribution = Distribution::of_host()?;
+                let (progress, cancel) = (self.progress, self.cancel);
+                let config = default::take(&distribution, folder, &mut builder, progress, cancel)?;
+                default::clean(folder)?;
+                builder.finish(identity)?;
+                config
             }
             Image::Tar(path) => {
                 let mut builder = start(path.display().to_string())?;
