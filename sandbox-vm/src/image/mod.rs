@@ -27,10 +27,14 @@
 //! | default | distribution, release, architecture, package list and version of our customization |
 
 mod builder;
+mod compression;
+#[cfg(unix)]
+mod default;
 #[cfg(unix)]
 mod directory;
 mod erofs;
 mod store;
+mod tar;
 mod tree;
 
 use std::path::PathBuf;

@@ -4,12 +4,18 @@
 //! (see `cache`).
 
 use std::fs;
+use std::io::BufReader;
 use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
 
 use sandbox_base::ErrorKind;
 use sha2::{Digest, Sha256};
 
 use super::builder::Builder;
+use super::compression;
+#[cfg(unix)]
+use super::default::{self, Distribution};
+use super::tar::{self, Whiteouts};
 use super::{Image, ImageConfig, RootImage};
 use crate::process::{self, Cancel};
 use crate::{Error, Progress, cache};
@@ -112,6 +118,15 @@ impl Making<'_> {
                 key.update("directory");
                 super::directory::fingerprint(path, &mut key, self.cancel)?;
             }
+            #[cfg(unix)]
+            Image::Default => {
+                key.update("default");
+                Distribution::of_host()?.fingerprint(&mut key);
+            }
+            Image::Tar(path) => {
+                key.update("tar");
+                fingerprint(path, &mut key)?;
+            }
             other => return Err(unsupported(other)),
         }
         Ok(key.finalize().to_vec())
@@ -128,12 +143,68 @@ impl Making<'_> {
                 builder.finish(identity)?;
                 ImageConfig::default()
             }
+            #[cfg(unix)]
+            Image::Default => {
+                let mut builder = start("the default image".to_owned())?;
+                let distribution = Distribution::of_host()?;
+                let (progress, cancel) = (self.progress, self.cancel);
+                let config = default::take(&distribution, folder, &mut builder, progress, cancel)?;
+                default::clean(folder)?;
+                builder.finish(identity)?;
+                config
+            }
+            Image::Tar(path) => {
+                let mut builder = start(path.display().to_string())?;
+                take_tar(path, &mut builder)?;
+                builder.finish(identity)?;
+                ImageConfig::default()
+            }
             other => return Err(unsupported(other)),
         };
         let path = folder.join("config.json");
         let failed = |error| Error::io(format!("write {}", path.display()), error);
         let bytes = serde_json::to_vec_pretty(&config).map_err(|error| failed(error.into()))?;
         fs::write(&path, bytes).map_err(failed)
+    }
+}
+
+/// Mixes what identifies a file's contents into `key`, without reading it.
+fn fingerprint(path: &Path, key: &mut Sha256) -> Result<(), Error> {
+    let failed = |error| Error::io(format!("read {}", path.display()), error);
+    let metadata = fs::metadata(path).map_err(failed)?;
+    let path = fs::canonicalize(path).map_err(failed)?;
+    key.update(path.as_os_str().as_encoded_bytes());
+    key.update(metadata.len().to_le_bytes());
+    let modified = metadata
+        .modified()
+        .ok()
+        .and_then(|t| t.duration_since(UNIX_EPOCH).ok());
+    key.update(modified.unwrap_or_default().as_nanos().to_le_bytes());
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        for number in [metadata.dev(), metadata.ino()] {
+            key.update(number.to_le_bytes());
+        }
+        for number in [metadata.ctime(), metadata.ctime_nsec()] {
+            key.update(number.to_le_bytes());
+        }
+    }
+    Ok(())
+}
+
+fn take_tar(path: &Path, builder: &mut Builder<'_>) -> Result<(), Error> {
+    let name = path.display().to_string();
+    let failed = |error| Error::io(format!("read {name}"), error);
+    let file = fs::File::open(path).map_err(failed)?;
+    let source = compression::uncompressed(BufReader::with_capacity(128 << 10, file));
+    let source = BufReader::with_capacity(128 << 10, source.map_err(failed)?);
+    match tar::take(source, &name, Whiteouts::Ignore, builder)? {
+        0 => Err(
+            Error::new(ErrorKind::Invalid, format!("use the archive {name}"))
+                .with_detail("it is empty, or no tar archive"),
+        ),
+        _ => Ok(()),
     }
 }
 

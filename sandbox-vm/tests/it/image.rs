@@ -150,3 +150,27 @@ async fn a_missing_or_wrong_source_is_told_and_leaves_nothing() {
     }
     assert!(!cache.path().join("images").exists());
 }
+
+#[tokio::test]
+async fn the_default_image_has_what_a_build_needs() {
+    let (cache, _folder) = crate::kernel::cache();
+    let image = ImageStore::new(&cache)
+        .prepare(&Image::Default, Progress::silent())
+        .await
+        .unwrap();
+    assert_eq!(image.config.user.as_deref(), Some("agent"));
+    erofs::check(&image.path);
+    let Some(mounted) = Mounted::new(&image.path) else {
+        return;
+    };
+    for program in ["gcc", "make", "git", "python3", "sudo", "ps"] {
+        let path = mounted.path().join("usr/bin").join(program);
+        assert!(path.symlink_metadata().is_ok(), "{program}");
+    }
+    let users = fs::read_to_string(mounted.path().join("etc/passwd")).unwrap();
+    assert!(users.contains("agent:x:1000:1000:"), "{users}");
+    let sources = fs::read_dir(mounted.path().join("etc/apt/sources.list.d"))
+        .unwrap()
+        .count();
+    assert_eq!(sources, 0, "sources of nobody else");
+}

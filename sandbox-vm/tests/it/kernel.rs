@@ -6,7 +6,7 @@ use sandbox_vm::kernel::{self, Kernel};
 use sandbox_vm::{Progress, Step};
 
 /// Where downloads are kept from run to run, if the caller says so.
-fn cache() -> (PathBuf, Option<tempfile::TempDir>) {
+pub(crate) fn cache() -> (PathBuf, Option<tempfile::TempDir>) {
     if let Some(path) = std::env::var_os("SANDBOX_TEST_CACHE") {
         return (path.into(), None);
     }
