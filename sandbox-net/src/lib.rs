@@ -1,1 +1,24 @@
 //! Egress for sandboxes: rules judged by name and by address, and a filtering proxy.
+#[cfg(feature = "proxy")]
+mod error;
+#[cfg(feature = "proxy")]
+pub mod policy;
+#[cfg(feature = "proxy")]
+pub use error::Error;
+#[cfg(test)]
+mod testing_cases {
+    //! How many cases the property tests try.
+
+    use proptest::test_runner::Config;
+
+    /// `SANDBOX_CASES` raises the number for a longer run.
+    pub(crate) fn cases() -> Config {
+        let cases = std::env::var("SANDBOX_CASES").ok();
+        let cases = cases.and_then(|text| text.parse().ok()).unwrap_or(256);
+        Config {
+            cases,
+            failure_persistence: None,
+            ..Config::default()
+        }
+    }
+}
