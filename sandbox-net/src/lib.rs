@@ -1,10 +1,27 @@
 //! Egress for sandboxes: rules judged by name and by address, and a filtering proxy.
 #[cfg(feature = "proxy")]
+mod decide;
+#[cfg(feature = "proxy")]
 mod error;
+#[cfg(feature = "proxy")]
+pub mod event;
+pub mod guest;
 #[cfg(feature = "proxy")]
 pub mod policy;
 #[cfg(feature = "proxy")]
+mod proxy;
+#[cfg(feature = "proxy")]
+pub mod resolve;
+
+#[cfg(feature = "proxy")]
+pub use decide::check;
+#[cfg(feature = "proxy")]
 pub use error::Error;
+#[cfg(feature = "proxy")]
+pub use policy::EgressPolicy;
+#[cfg(feature = "proxy")]
+pub use proxy::{Limits, Proxy, ProxyBuilder};
+
 #[cfg(test)]
 mod testing_cases {
     //! How many cases the property tests try.
