@@ -1,0 +1,95 @@
+//! What keeps a live connection allowed.
+//!
+//! An allowed connection holds the facts that it was allowed for. Whenever the policy is replaced they are judged
+//! again; a connection that the new policy would not have made is cut at once. The lease is taken on the policy
+//! *before* the first question is asked, so that a replacement in between is never missed.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use tokio::sync::watch;
+
+use super::meter::Meter;
+use crate::{
+    decide::undecided,
+    policy::{
+        Allow, Candidate, Carriage, Denial, EgressPolicy, Facts, Hello, Need, Target, Verdict,
+    },
+};
+
+/// The policy in force, and notice of the next one.
+pub(crate) type PolicyWatch = watch::Receiver<Arc<dyn EgressPolicy>>;
+
+/// Why a live connection was ended by the proxy.
+#[derive(Debug)]
+pub(crate) enum Cut {
+    /// The policy that is in force now denies it.
+    Revoked(Denial),
+    /// No byte passed for the time that is allowed.
+    Idle,
+}
+
+/// The facts that a connection was allowed for.
+#[derive(Debug)]
+pub(crate) struct Lease {
+    pub(crate) policy: PolicyWatch,
+    pub(crate) target: Target,
+    pub(crate) carriage: Carriage,
+    /// All that the target resolved to.
+    pub(crate) candidates: Vec<Candidate>,
+    /// The one that was dialled.
+    pub(crate) address: SocketAddr,
+    pub(crate) hello: Option<Hello>,
+}
+
+impl Lease {
+    /// Judges the connection by the policy that is in force now. It is allowed only with the address it has.
+    pub(crate) fn judge(&mut self) -> Result<Allow, Denial> {
+        let policy = Arc::clone(&*self.policy.borrow_and_update());
+        let mut facts = Facts::new(&self.target, self.carriage).with_candidates(&self.candidates);
+        if let Some(hello) = &self.hello {
+            facts = facts.with_hello(hello);
+        }
+        match policy.judge(&facts) {
+            Verdict::Allow(allow) if self.holds(&allow) => Ok(allow),
+            Verdict::Allow(_) | Verdict::Need(Need::Addresses | Need::Hello { .. }) => {
+                Err(undecided())
+            }
+            Verdict::Deny(denial) => Err(denial),
+        }
+    }
+
+    /// Waits until the connection has to end.
+    pub(crate) async fn ends(&mut self, meter: &Meter, idle: Duration) -> Cut {
+        tokio::select! {
+            denial = self.revoked() => Cut::Revoked(denial),
+            () = silence(meter, idle) => Cut::Idle,
+        }
+    }
+
+    fn holds(&self, allow: &Allow) -> bool {
+        allow
+            .addresses
+            .iter()
+            .any(|allowed| allowed.address() == self.address)
+    }
+
+    async fn revoked(&mut self) -> Denial {
+        while self.policy.changed().await.is_ok() {
+            if let Err(denial) = self.judge() {
+                return denial;
+            }
+        }
+        // The proxy is gone, and its policy can no longer change; the connection belongs to whoever serves it.
+        std::future::pending().await
+    }
+}
+
+async fn silence(meter: &Meter, idle: Duration) {
+    loop {
+        let before = meter.total();
+        tokio::time::sleep(idle).await;
+        if meter.total() == before {
+            return;
+        }
+    }
+}

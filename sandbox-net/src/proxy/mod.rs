@@ -1,0 +1,227 @@
+//! The forward proxy: it asks the policy and does as it says; it never decides.
+//!
+//! ```text
+//!  sandbox ══ byte stream ══► connection ──► request ──► policy (twice), resolver
+//!                                 │                          │
+//!                  CONNECT ◄──────┴──────► absolute form     ▼
+//!                  tunnel, hello           exchange      Allowed<SocketAddr> ──► dial
+//!                      └───────── lease, meter ──┘
+//! ```
+//!
+//! | module | holds |
+//! |---|---|
+//! | `connection` | one connection from the sandbox, served by hyper |
+//! | `request` | what a request's head asks for; refuses what can be read in two ways |
+//! | `tunnel`, `hello` | CONNECT; the name in the TLS ClientHello |
+//! | `exchange` | plain HTTP |
+//! | `dial` | connections to judged addresses |
+//! | `lease`, `meter` | what ends a live connection: a new policy, silence |
+//! | `reply` | the proxy's own answers |
+
+mod connection;
+mod dial;
+mod exchange;
+mod hello;
+mod lease;
+mod limits;
+mod meter;
+mod reply;
+mod request;
+mod tunnel;
+
+use std::{
+    convert::Infallible,
+    fmt, io,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use sandbox_base::ByteStream;
+use tokio::{
+    io::AsyncWriteExt,
+    net::TcpListener,
+    sync::{Semaphore, watch},
+    task::JoinSet,
+    time::timeout,
+};
+
+pub use limits::Limits;
+
+use crate::{
+    event::{Event, Events, Kind, Subscription},
+    policy::EgressPolicy,
+    resolve::{Resolver, SystemResolver},
+};
+
+/// How long the answer to a connection that is one too many may take to be written.
+const FAREWELL: Duration = Duration::from_secs(1);
+/// How long to wait when the system has no descriptor for another connection.
+const BACK_OFF: Duration = Duration::from_millis(100);
+
+/// A filtering forward proxy for one sandbox. Cheap to clone; clones are the same proxy.
+///
+/// ```no_run
+/// # async fn run(stream: tokio::net::TcpStream) -> Result<(), sandbox_net::Error> {
+/// use std::sync::Arc;
+/// use sandbox_net::{Proxy, policy::RuleSet};
+///
+/// let proxy = Proxy::builder(Arc::new(RuleSet::deny().allow("*.npmjs.org")?)).build();
+/// let mut events = proxy.subscribe();
+/// proxy.serve(stream).await;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Proxy(Arc<Shared>);
+
+/// What the connections of one proxy share.
+struct Shared {
+    policy: watch::Sender<Arc<dyn EgressPolicy>>,
+    resolver: Arc<dyn Resolver>,
+    limits: Limits,
+    events: Events,
+    places: Arc<Semaphore>,
+    connections: AtomicU64,
+}
+
+impl Proxy {
+    /// Begins a proxy that enforces a policy.
+    pub fn builder(policy: Arc<dyn EgressPolicy>) -> ProxyBuilder {
+        ProxyBuilder {
+            policy,
+            resolver: None,
+            limits: Limits::default(),
+            events: Events::default(),
+        }
+    }
+
+    /// Serves one connection from the sandbox to its end.
+    ///
+    /// The stream may be anything that carries bytes. Errors on it end the connection and nothing else. Dropping
+    /// the future closes the connection and the tunnel that it may have become.
+    pub async fn serve(&self, mut stream: impl ByteStream + 'static) {
+        let id = self.0.connections.fetch_add(1, Relaxed);
+        let Ok(place) = Arc::clone(&self.0.places).try_acquire_owned() else {
+            let text = "this sandbox has too many connections open";
+            let event = Event::new(Kind::Refused, id).with_reason("busy", text);
+            self.0.events.emit(event);
+            let farewell = async {
+                stream.write_all(reply::BUSY).await?;
+                stream.shutdown().await
+            };
+            drop(timeout(FAREWELL, farewell).await);
+            return;
+        };
+        connection::serve(Arc::clone(&self.0), id, stream).await;
+        drop(place);
+    }
+
+    /// Accepts connections and serves each in a task of its own, for use as a stand-alone proxy.
+    ///
+    /// Dropping the future stops accepting and cuts every connection.
+    ///
+    /// # Errors
+    ///
+    /// What the listener answers when it cannot go on. A lack of descriptors is waited out.
+    pub async fn listen(&self, listener: TcpListener) -> io::Result<Infallible> {
+        let mut serving = JoinSet::new();
+        loop {
+            tokio::select! {
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, _)) => {
+                        stream.set_nodelay(true).ok();
+                        let proxy = self.clone();
+                        serving.spawn(async move { proxy.serve(stream).await });
+                    }
+                    Err(error) if is_passing(&error) => tokio::time::sleep(BACK_OFF).await,
+                    Err(error) => return Err(error),
+                },
+                Some(_) = serving.join_next() => {}
+            }
+        }
+    }
+
+    /// Replaces the policy.
+    ///
+    /// The next decision is made by the new one. Live tunnels and exchanges are judged again at once, and those
+    /// that the new policy would not have allowed are cut.
+    pub fn set_policy(&self, policy: Arc<dyn EgressPolicy>) {
+        self.0.policy.send_replace(policy);
+    }
+
+    /// Returns the policy in force.
+    pub fn policy(&self) -> Arc<dyn EgressPolicy> {
+        Arc::clone(&*self.0.policy.borrow())
+    }
+
+    /// Subscribes to events from now on.
+    pub fn subscribe(&self) -> Subscription {
+        self.0.events.subscribe()
+    }
+}
+
+/// Whether accepting can be tried again: the connection was gone already, or descriptors are short.
+fn is_passing(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionReset, InvalidInput};
+    error.kind() != InvalidInput
+        && (matches!(error.kind(), ConnectionAborted | ConnectionReset)
+            || error.raw_os_error().is_some())
+}
+
+impl fmt::Debug for Proxy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Proxy")
+            .field("policy", &*self.0.policy.borrow())
+            .field("limits", &self.0.limits)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A proxy to be.
+#[derive(Debug)]
+#[must_use]
+pub struct ProxyBuilder {
+    policy: Arc<dyn EgressPolicy>,
+    resolver: Option<Arc<dyn Resolver>>,
+    limits: Limits,
+    events: Events,
+}
+
+impl ProxyBuilder {
+    /// Sets who looks names up; [`SystemResolver`] if nobody is named.
+    pub fn resolver(mut self, resolver: Arc<dyn Resolver>) -> Self {
+        self.resolver = Some(resolver);
+        self
+    }
+
+    /// Sets the bounds.
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Sets where events go. Several proxies may share one stream.
+    pub fn events(mut self, events: Events) -> Self {
+        self.events = events;
+        self
+    }
+
+    /// Builds the proxy. Nothing runs until a connection is served.
+    pub fn build(self) -> Proxy {
+        let resolver = self
+            .resolver
+            .unwrap_or_else(|| Arc::new(SystemResolver::default()));
+        let places = self.limits.connections.min(Semaphore::MAX_PERMITS);
+        Proxy(Arc::new(Shared {
+            policy: watch::Sender::new(self.policy),
+            resolver,
+            limits: self.limits,
+            events: self.events,
+            places: Arc::new(Semaphore::new(places)),
+            connections: AtomicU64::new(0),
+        }))
+    }
+}

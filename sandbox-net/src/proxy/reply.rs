@@ -1,0 +1,119 @@
+//! Answers that the proxy gives itself: short JSON that says what happened, why, and what would help.
+
+use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode, header};
+use http_body_util::{Either, Full};
+use hyper::body::Incoming;
+use serde::Serialize;
+
+use super::request::Refusal;
+use crate::policy::{Denial, Reason, Target};
+
+/// A body of the proxy's own, or one that streams from an origin.
+pub(crate) type Body = Either<Full<Bytes>, Incoming>;
+
+#[derive(Debug, Serialize)]
+struct Answer<'a> {
+    error: &'static str,
+    reason: &'a str,
+    message: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    host: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    port: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rule: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    remedy: Option<&'a str>,
+}
+
+/// Answers a denial: 403, or 502 if the name has no address, which is nobody's decision.
+pub(crate) fn denied(target: &Target, denial: &Denial) -> Response<Body> {
+    let status = match denial.reason {
+        Reason::Unresolved => StatusCode::BAD_GATEWAY,
+        _ => StatusCode::FORBIDDEN,
+    };
+    let answer = Answer {
+        error: if status == StatusCode::FORBIDDEN {
+            "denied"
+        } else {
+            "unreachable"
+        },
+        reason: denial.reason.as_str(),
+        message: &denial.text,
+        host: Some(target.host.to_string()),
+        port: Some(target.port),
+        rule: denial.rule.as_ref().map(|rule| rule.as_str()),
+        remedy: denial.remedy.as_deref(),
+    };
+    json(status, &answer)
+}
+
+/// Answers a request that cannot be served: 400, and the connection is closed, since its bytes are not trusted.
+pub(crate) fn refused(refusal: &Refusal) -> Response<Body> {
+    let message = refusal.to_string();
+    let answer = Answer {
+        error: "refused",
+        reason: refusal.reason(),
+        message: &message,
+        host: None,
+        port: None,
+        rule: None,
+        remedy: None,
+    };
+    let mut response = json(StatusCode::BAD_REQUEST, &answer);
+    let close = HeaderValue::from_static("close");
+    response.headers_mut().insert(header::CONNECTION, close);
+    response
+}
+
+/// Answers that an allowed target did not serve: 504 if it took too long, else 502.
+pub(crate) fn unreachable(target: &Target, status: StatusCode, message: &str) -> Response<Body> {
+    let answer = Answer {
+        error: "unreachable",
+        reason: "upstream",
+        message,
+        host: Some(target.host.to_string()),
+        port: Some(target.port),
+        rule: None,
+        remedy: None,
+    };
+    json(status, &answer)
+}
+
+/// Answers 200 to CONNECT.
+pub(crate) fn established() -> Response<Body> {
+    Response::new(Either::Left(Full::default()))
+}
+
+/// What is written to a connection that is one too many, before it is closed.
+pub(crate) const BUSY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\n\
+    Content-Length: 91\r\nConnection: close\r\n\r\n\
+    {\"error\":\"refused\",\"reason\":\"busy\",\"message\":\"this sandbox has too many connections open\"}\n";
+
+fn json(status: StatusCode, answer: &Answer<'_>) -> Response<Body> {
+    // A struct of strings always has a JSON form.
+    let mut text = serde_json::to_string(answer).unwrap_or_default();
+    text.push('\n');
+    let mut response = Response::new(Either::Left(Full::from(text)));
+    *response.status_mut() = status;
+    let kind = HeaderValue::from_static("application/json");
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_length_of_the_busy_answer_is_right() {
+        let text = std::str::from_utf8(BUSY).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        assert!(
+            head.contains(&format!("Content-Length: {}", body.len())),
+            "{}",
+            body.len()
+        );
+    }
+}

@@ -1,0 +1,191 @@
+//! Names to addresses: looked up once, only after the policy allowed the name.
+//!
+//! A resolver gets a [`HostName`], which is never an address in any spelling, so that no resolver library can
+//! read one into it (`127.1`, `0x7f000001`). All of its answers are judged, and a judged address is dialled; the
+//! name is not looked up again for that connection, so an answer that changes (DNS rebinding) changes nothing.
+//!
+//! [`SystemResolver`] asks the operating system for the name as an absolute one: search domains do not apply,
+//! and on common systems neither does the hosts file. Lookups run on the blocking pool and cannot be cancelled,
+//! so their number is bounded, and one that outlives its time-out keeps its place until the system gives up.
+
+use std::{
+    fmt::Debug,
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs, UdpSocket},
+    sync::Arc,
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use tokio::sync::Semaphore;
+
+use crate::{
+    Error,
+    policy::{Candidate, Host, HostName, Target},
+};
+
+/// The most addresses of one answer that are looked at. Large sites publish a dozen.
+const MAX_ADDRESSES: usize = 32;
+
+/// Looks names up.
+#[async_trait]
+pub trait Resolver: Debug + Send + Sync + 'static {
+    /// Returns the addresses of a name in the order to try them, empty if it has none.
+    ///
+    /// Called only for names that the policy allowed. Dropping the future abandons the lookup.
+    ///
+    /// # Errors
+    ///
+    /// What kept the answer from being learned; the connection is then denied.
+    async fn resolve(&self, name: &HostName) -> Result<Vec<IpAddr>, Error>;
+}
+
+/// The operating system's resolver.
+#[derive(Debug, Clone)]
+pub struct SystemResolver {
+    timeout: Duration,
+    places: Arc<Semaphore>,
+}
+
+impl Default for SystemResolver {
+    /// 5 seconds per lookup (the default of `resolv.conf` for one try), 32 at once (the blocking pool of tokio
+    /// has 512 threads for everybody).
+    fn default() -> Self {
+        Self::new(Duration::from_secs(5), 32)
+    }
+}
+
+impl SystemResolver {
+    /// A resolver with a bound on the time of one lookup (waiting for a place included) and on the lookups that
+    /// run at once.
+    pub fn new(timeout: Duration, lookups: usize) -> Self {
+        Self {
+            timeout,
+            places: Arc::new(Semaphore::new(lookups)),
+        }
+    }
+}
+
+#[async_trait]
+impl Resolver for SystemResolver {
+    async fn resolve(&self, name: &HostName) -> Result<Vec<IpAddr>, Error> {
+        let failed = |source| Error::io(format!("look up `{name}`"), source);
+        let lookup = async {
+            let places = Arc::clone(&self.places);
+            let place = places.acquire_owned().await.map_err(io::Error::other)?;
+            // The last dot makes the name absolute.
+            let absolute = format!("{name}.");
+            let blocking = move || {
+                let found = (absolute.as_str(), 0).to_socket_addrs();
+                drop(place);
+                found.map(|found| found.map(|address| address.ip()).collect::<Vec<_>>())
+            };
+            tokio::task::spawn_blocking(blocking)
+                .await
+                .map_err(io::Error::other)?
+        };
+        match tokio::time::timeout(self.timeout, lookup).await {
+            Ok(found) => found.map_err(failed),
+            Err(_) => Err(failed(io::ErrorKind::TimedOut.into())),
+        }
+    }
+}
+
+/// A table of names, for tests and for sandboxes whose world is known.
+#[derive(Debug, Clone, Default)]
+pub struct FixedResolver {
+    names: std::collections::HashMap<HostName, Vec<IpAddr>>,
+}
+
+impl FixedResolver {
+    /// An empty table: no name has an address.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a name with its addresses.
+    #[must_use]
+    pub fn with(mut self, name: HostName, addresses: impl IntoIterator<Item = IpAddr>) -> Self {
+        self.names.entry(name).or_default().extend(addresses);
+        self
+    }
+}
+
+#[async_trait]
+impl Resolver for FixedResolver {
+    async fn resolve(&self, name: &HostName) -> Result<Vec<IpAddr>, Error> {
+        Ok(self.names.get(name).cloned().unwrap_or_default())
+    }
+}
+
+/// Learns the addresses of a target and which of them are this host's own. A literal address is its own answer.
+pub(crate) async fn candidates(
+    resolver: &dyn Resolver,
+    target: &Target,
+) -> Result<Vec<Candidate>, Error> {
+    let mut addresses = match &target.host {
+        Host::Address(address) => vec![*address],
+        Host::Name(name) => resolver.resolve(name).await?,
+    };
+    addresses.truncate(MAX_ADDRESSES);
+    let mut candidates: Vec<Candidate> = Vec::with_capacity(addresses.len());
+    for address in addresses {
+        if candidates.iter().all(|known| known.address != address) {
+            candidates.push(Candidate::new(address, is_own(address)));
+        }
+    }
+    Ok(candidates)
+}
+
+/// Tells whether an address is this host's own, as its routing table sees it.
+///
+/// A datagram socket that is connected sends nothing, but the system chooses the address it would send from, and
+/// only for a destination that is local is that the destination itself. So interfaces need not be listed, and
+/// an address that came a moment ago counts. Where there is no route there is nothing to reach; where the
+/// question cannot even be asked (no descriptors left, no IPv6) the address counts as own, which denies it.
+fn is_own(address: IpAddr) -> bool {
+    let address = address.to_canonical();
+    let any: IpAddr = match address {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let Ok(socket) = UdpSocket::bind(SocketAddr::new(any, 0)) else {
+        return true;
+    };
+    // The port is never sent to; 9 is "discard".
+    match socket.connect(SocketAddr::new(address, 9)) {
+        Ok(()) => socket
+            .local_addr()
+            .map_or(true, |local| local.ip() == address),
+        Err(_) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn e28_the_hosts_own_addresses_are_recognized() {
+        assert!(is_own(Ipv4Addr::LOCALHOST.into()));
+        assert!(is_own("127.8.9.10".parse().unwrap()));
+        assert!(!is_own("192.0.2.1".parse().unwrap()));
+    }
+
+    #[tokio::test]
+    async fn a_literal_address_is_never_looked_up() {
+        let target = Target::parse("8.8.8.8:443").unwrap();
+        let found = candidates(&FixedResolver::new(), &target).await.unwrap();
+        assert_eq!(found.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn e35_a_huge_answer_is_cut_and_doubles_are_dropped() {
+        let name: HostName = "example.com".parse().unwrap();
+        let many = (0..200u8).map(|n| IpAddr::from([8, 8, 8, n / 2]));
+        let resolver = FixedResolver::new().with(name, many);
+        let target = Target::parse("example.com:443").unwrap();
+        let found = candidates(&resolver, &target).await.unwrap();
+        assert_eq!(found.len(), MAX_ADDRESSES / 2);
+    }
+}
