@@ -20,8 +20,8 @@ pub(crate) fn path(cache: &Path) -> Result<PathBuf, Error> {
             "this build carries none for its architecture; run scripts/build-helper and build again",
         )
     })?;
-    let digest = checksum(compressed);
-    let folder = cache.join("helper").join(format!("{digest:016x}"));
+    let digest = blake3::hash(compressed).to_hex();
+    let folder = cache.join("helper").join(&digest.as_str()[..16]);
     let path = folder.join("sandbox-helper");
     let io = |error| Error::io(OPERATION, error);
     // Named by its content and written at one stroke: what is there is whole.
@@ -43,11 +43,4 @@ fn make_executable(path: &Path) -> std::io::Result<()> {
     #[cfg(unix)]
     fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
     fs::File::open(path)?.sync_all()
-}
-
-/// Tells versions of the helper apart (FNV-1a); it is our own file, and nobody else can write there.
-fn checksum(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-    })
 }

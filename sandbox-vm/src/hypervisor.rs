@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::future::BoxFuture;
 use sandbox_base::{BoxStream, ErrorKind};
 use serde::{Deserialize, Serialize};
 
@@ -71,8 +72,9 @@ pub trait Machine: fmt::Debug + Send + Sync + 'static {
     /// `Disconnected` when the machine has ended.
     async fn connect(&self) -> Result<BoxStream, Error>;
 
-    /// Waits until the machine has ended and says how. Cancel safe; may be called again.
-    async fn wait(&self) -> MachineEnd;
+    /// Waits until the machine has ended and says how. Cancel safe; may be called again. The future does
+    /// not keep the machine alive.
+    fn wait(&self) -> BoxFuture<'static, MachineEnd>;
 
     /// Ends the machine at once and waits until its process is gone and its files are removed.
     /// Idempotent; goes on when the future is dropped.

@@ -82,18 +82,18 @@ impl Watchdog {
         self.pid
     }
 
-    /// Waits until the child has ended and its files are removed. Cancel safe; may be called again.
-    pub async fn ended(&self) -> Event {
+    /// Waits until the child has ended and its files are removed. Cancel safe; may be called again. The
+    /// future does not keep the watchdog alive.
+    pub fn ended(&self) -> impl Future<Output = Event> + Send + use<> {
         let mut end = self.end.clone();
-        let gone = || Event::Ended {
-            code: None,
-            signal: None,
-            output: "its watchdog is gone".into(),
-            left: Vec::new(),
-        };
-        match end.wait_for(Option::is_some).await {
-            Ok(event) => event.clone().unwrap_or_else(gone),
-            Err(_) => gone(),
+        async move {
+            let told = end.wait_for(Option::is_some).await;
+            told.ok().and_then(|event| event.clone()).unwrap_or_else(|| Event::Ended {
+                code: None,
+                signal: None,
+                output: "its watchdog is gone".into(),
+                left: Vec::new(),
+            })
         }
     }
 

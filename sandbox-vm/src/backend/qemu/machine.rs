@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::future::BoxFuture;
 use sandbox_base::watchdog::{Event, Job, Watchdog};
 use sandbox_base::{BoxStream, ErrorKind};
 use serde_json::json;
@@ -116,8 +117,9 @@ impl Machine for QemuMachine {
         }
     }
 
-    async fn wait(&self) -> MachineEnd {
-        end_of(&self.watchdog.ended().await)
+    fn wait(&self) -> BoxFuture<'static, MachineEnd> {
+        let ended = self.watchdog.ended();
+        Box::pin(async move { end_of(&ended.await) })
     }
 
     async fn kill(&self) -> Result<(), Error> {

@@ -1,0 +1,238 @@
+//! The owner's socket: how other processes use a sandbox.
+//!
+//! It lies in the sandbox's runtime folder, mode 0700, so who can connect is who could signal the owner.
+//! The connection is a channel of many streams like the one to the guest ([`sandbox_vm::channel`]), and
+//! each stream begins with one message:
+//!
+//! | opened with | then |
+//! |---|---|
+//! | `Guest` | the stream is spliced to one to the guest's agent: commands, files |
+//! | `Call` | the owner does it and answers |
+
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, Weak};
+
+use async_trait::async_trait;
+use sandbox_base::frame::{read_message, write_message};
+use sandbox_base::{BoxStream, Error, ErrorKind};
+use sandbox_net::RuleSet;
+use sandbox_vm::Agent;
+use sandbox_vm::agent::StreamOpener;
+use sandbox_vm::channel::{Channel, Incoming, Side, Stream};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::description::Description;
+use crate::owner::{Defaults, Owner};
+use crate::workspace::SyncReport;
+
+/// The longest message, in bytes: a report can name many paths.
+const MAX_MESSAGE: usize = 64 << 20;
+
+/// First message of a stream.
+#[derive(Debug, Serialize, Deserialize)]
+enum Open {
+    Guest,
+    Call(Call),
+}
+
+/// What an owner can be asked to do.
+#[derive(Debug, Serialize, Deserialize)]
+enum Call {
+    Describe,
+    Defaults,
+    Flush,
+    Stop,
+    Remove,
+    Network,
+    /// A policy as JSON: what it holds is that crate's own.
+    SetNetwork(String),
+}
+
+/// Answers travel as JSON inside: they are what programs outside read, too.
+type Answer = Result<String, Refusal>;
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Refusal {
+    kind: ErrorKind,
+    operation: String,
+    detail: Option<String>,
+}
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Self {
+        let mut detail = error.detail().map(str::to_owned);
+        let mut source = std::error::Error::source(&error);
+        while let Some(cause) = source {
+            let text = cause.to_string();
+            detail = Some(detail.map_or(text.clone(), |detail| format!("{detail}: {text}")));
+            source = cause.source();
+        }
+        Self { kind: error.kind(), operation: error.operation().to_owned(), detail }
+    }
+}
+
+impl From<Refusal> for Error {
+    fn from(refusal: Refusal) -> Self {
+        let error = Self::new(refusal.kind, refusal.operation);
+        match refusal.detail {
+            Some(detail) => error.with_detail(detail),
+            None => error,
+        }
+    }
+}
+
+/// Begins to serve an owner's socket.
+#[cfg(unix)]
+pub(crate) async fn serve(owner: &Arc<Owner>) -> Result<(), Error> {
+    let path = owner.socket().await?;
+    drop(std::fs::remove_file(&path));
+    let listener = tokio::net::UnixListener::bind(&path)
+        .map_err(|error| Error::io(format!("listen on {}", path.display()), error))?;
+    let weak = Arc::downgrade(owner);
+    let task = tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let (_channel, incoming) = Channel::start(Box::new(stream), Side::Guest);
+            tokio::spawn(converse(weak.clone(), incoming));
+        }
+    });
+    owner.keep(task.abort_handle());
+    Ok(())
+}
+
+#[cfg(not(unix))]
+pub(crate) async fn serve(_owner: &Arc<Owner>) -> Result<(), Error> {
+    Err(Error::new(ErrorKind::Unsupported, "serve other processes")
+        .with_detail("this system has no Unix sockets that the sandbox could use"))
+}
+
+async fn converse(owner: Weak<Owner>, mut incoming: Incoming) {
+    while let Some(stream) = incoming.next().await {
+        let owner = owner.clone();
+        tokio::spawn(async move {
+            if let Err(error) = answer(owner, stream).await {
+                tracing::debug!(%error, "a control stream ended early");
+            }
+        });
+    }
+}
+
+async fn answer(owner: Weak<Owner>, mut stream: Stream) -> io::Result<()> {
+    let open = read_message(&mut stream, MAX_MESSAGE).await?;
+    let Some(owner) = owner.upgrade() else { return Ok(()) };
+    match open {
+        Open::Guest => {
+            let guest = async { owner.running()?.agent.raw().await }.await;
+            drop(owner);
+            let mut guest = guest.map_err(|error| io::Error::other(error.to_string()))?;
+            tokio::io::copy_bidirectional(&mut stream, &mut guest).await?;
+            Ok(())
+        }
+        Open::Call(call) => {
+            let answer: Answer = obey(&owner, call).await.map_err(Refusal::from);
+            write_message(&mut stream, &answer, MAX_MESSAGE).await?;
+            tokio::io::AsyncWriteExt::shutdown(&mut stream).await
+        }
+    }
+}
+
+async fn obey(owner: &Arc<Owner>, call: Call) -> Result<String, Error> {
+    match call {
+        Call::Describe => json(&owner.describe().await?),
+        Call::Defaults => json(&*owner.running()?.defaults),
+        Call::Flush => json(&owner.flush().await?),
+        Call::Stop => json(&owner.stop().await?),
+        Call::Remove => json(&owner.remove().await?),
+        Call::Network => json(&owner.network().await?),
+        Call::SetNetwork(policy) => json(&owner.set_network(from_json(&policy)?).await?),
+    }
+}
+
+/// A sandbox that another process owns.
+#[derive(Debug, Clone)]
+pub(crate) struct Remote {
+    channel: Channel,
+}
+
+impl Remote {
+    /// Connects to an owner's socket.
+    #[cfg(unix)]
+    pub(crate) async fn connect(path: &Path) -> Result<Self, Error> {
+        let stream = tokio::net::UnixStream::connect(path)
+            .await
+            .map_err(|error| Error::io("reach the sandbox's owner", error))?;
+        let (channel, _incoming) = Channel::start(Box::new(stream), Side::Host);
+        Ok(Self { channel })
+    }
+
+    #[cfg(not(unix))]
+    pub(crate) async fn connect(_path: &Path) -> Result<Self, Error> {
+        Err(Error::new(ErrorKind::Unsupported, "reach the sandbox's owner"))
+    }
+
+    /// Speaks to the guest through the owner.
+    pub(crate) fn agent(&self) -> Agent {
+        Agent::through(Arc::new(self.clone()))
+    }
+
+    pub(crate) async fn describe(&self) -> Result<Description, Error> {
+        self.call(Call::Describe).await
+    }
+
+    pub(crate) async fn defaults(&self) -> Result<Defaults, Error> {
+        self.call(Call::Defaults).await
+    }
+
+    pub(crate) async fn flush(&self) -> Result<Vec<SyncReport>, Error> {
+        self.call(Call::Flush).await
+    }
+
+    pub(crate) async fn stop(&self) -> Result<(), Error> {
+        self.call(Call::Stop).await
+    }
+
+    pub(crate) async fn remove(&self) -> Result<(), Error> {
+        self.call(Call::Remove).await
+    }
+
+    pub(crate) async fn network(&self) -> Result<RuleSet, Error> {
+        self.call(Call::Network).await
+    }
+
+    pub(crate) async fn set_network(&self, policy: &RuleSet) -> Result<(), Error> {
+        self.call(Call::SetNetwork(json(policy)?)).await
+    }
+
+    /// Waits until the owner is gone.
+    pub(crate) async fn ended(&self) {
+        self.channel.ended().await;
+    }
+
+    async fn call<T: DeserializeOwned>(&self, call: Call) -> Result<T, Error> {
+        const OPERATION: &str = "ask the sandbox's owner";
+        let io = |error| Error::io(OPERATION, error);
+        let mut stream = self.channel.open().await.map_err(io)?;
+        write_message(&mut stream, &Open::Call(call), MAX_MESSAGE).await.map_err(io)?;
+        let answer: Answer = read_message(&mut stream, MAX_MESSAGE).await.map_err(io)?;
+        from_json(&answer?)
+    }
+}
+
+#[async_trait]
+impl StreamOpener for Remote {
+    async fn open(&self) -> io::Result<BoxStream> {
+        let mut stream = self.channel.open().await?;
+        write_message(&mut stream, &Open::Guest, MAX_MESSAGE).await?;
+        Ok(Box::new(stream))
+    }
+}
+
+fn json(value: &impl Serialize) -> Result<String, Error> {
+    serde_json::to_string(value)
+        .map_err(|error| Error::new(ErrorKind::Io, "write an answer down").with_source(error))
+}
+
+fn from_json<T: DeserializeOwned>(text: &str) -> Result<T, Error> {
+    serde_json::from_str(text)
+        .map_err(|error| Error::new(ErrorKind::Protocol, "read an answer").with_source(error))
+}

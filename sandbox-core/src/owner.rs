@@ -1,0 +1,384 @@
+//! The process that owns a sandbox: it starts and ends the machine and holds what belongs to it.
+//!
+//! What is done to a sandbox is done under one lock, one thing after the other. Tasks that outlive a
+//! call hold parts of the sandbox, never the owner itself, so that dropping the last handle drops the
+//! machine: its watchdog's pipe closes, and everything goes.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use sandbox_base::{Dirs, Error, ErrorKind};
+use sandbox_net::{Proxy, RuleSet};
+use sandbox_vm::channel::protocol::{self, Root, Setup};
+use sandbox_vm::hypervisor::{Disk, HypervisorExt, MachineSpec};
+use sandbox_vm::image::{ImageStore, RootImage};
+use sandbox_vm::{Agent, Hypervisor, Machine, Progress, disk, users};
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+
+use crate::description::Description;
+use crate::lifecycle::{Lifetime, Move, State};
+use crate::network;
+use crate::spec::Spec;
+use crate::state::Owned;
+use crate::workspace::{SyncReport, Workspaces};
+
+/// How long a guest may take to flush its disks and power off.
+const POWER_OFF_PATIENCE: Duration = Duration::from_secs(10);
+
+/// The longest file of users that is read from a guest, in bytes.
+const MAX_PASSWD: u64 = 1 << 20;
+
+/// A sandbox in the process that owns it.
+#[derive(Debug)]
+pub(crate) struct Owner {
+    hypervisor: Arc<dyn Hypervisor>,
+    dirs: Dirs,
+    progress: Progress,
+    pub(crate) proxy: Proxy,
+    /// Held while something is done to the sandbox; empty once it is removed.
+    owned: tokio::sync::Mutex<Option<Owned>>,
+    running: watch::Sender<Option<Running>>,
+    tasks: Mutex<Vec<AbortHandle>>,
+}
+
+/// What there is while the machine runs.
+#[derive(Debug, Clone)]
+pub(crate) struct Running {
+    pub(crate) agent: Agent,
+    pub(crate) machine: Arc<dyn Machine>,
+    pub(crate) workspaces: Arc<Workspaces>,
+    pub(crate) defaults: Arc<Defaults>,
+}
+
+/// What a command gets that names nothing else.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(crate) struct Defaults {
+    pub(crate) user: Option<String>,
+    pub(crate) cwd: Option<PathBuf>,
+}
+
+impl Owner {
+    /// Makes the owner of a sandbox that has no machine yet.
+    pub(crate) fn new(
+        owned: Owned,
+        hypervisor: Arc<dyn Hypervisor>,
+        dirs: Dirs,
+        progress: Progress,
+    ) -> Arc<Self> {
+        let log = owned.folder.join("events.jsonl");
+        let (proxy, logging) = network::proxy(&owned.record.spec.network, log);
+        Arc::new(Self {
+            hypervisor,
+            dirs,
+            progress,
+            proxy,
+            owned: tokio::sync::Mutex::new(Some(owned)),
+            running: watch::Sender::new(None),
+            tasks: Mutex::new(vec![logging]),
+        })
+    }
+
+    /// Starts the machine and opens the workspaces. On failure nothing runs, and the disk is as it was.
+    pub(crate) async fn start(self: &Arc<Self>) -> Result<(), Error> {
+        let mut guard = self.owned.lock().await;
+        let owned = guard.as_mut().ok_or_else(removed)?;
+        if owned.record.state != State::Creating {
+            let next = owned.record.state.after(Move::Start).ok_or_else(|| {
+                Error::new(ErrorKind::Conflict, "start the sandbox").with_detail("it runs")
+            })?;
+            owned.enter(next)?;
+        }
+        match self.boot(owned).await {
+            Ok(running) => {
+                let next = owned.record.state.after(Move::Booted).unwrap_or(State::Running);
+                owned.enter(next)?;
+                self.watch_machine(&running, owned.record.spec.limits.run_time);
+                self.running.send_replace(Some(running));
+                Ok(())
+            }
+            Err(error) => {
+                owned.enter(State::Stopped)?;
+                Err(error)
+            }
+        }
+    }
+
+    async fn boot(&self, owned: &Owned) -> Result<Running, Error> {
+        let spec = &owned.record.spec;
+        let image = ImageStore::new(&self.dirs.cache)
+            .prepare(&spec.image.image(), self.progress.clone())
+            .await?;
+        let disk = owned.folder.join("disk.ext4");
+        if !spec.read_only_root && !disk.exists() {
+            let bytes = u64::from(spec.limits.disk_mib) << 20;
+            disk::create(&self.dirs.cache, bytes, &disk).await?;
+        }
+        let machine = machine_spec(owned, &image, disk);
+        let (machine, agent) = self.hypervisor.boot(&machine, spec.boot_patience).await?;
+        match self.furnish(owned, &image, machine.clone(), agent).await {
+            Ok(running) => Ok(running),
+            Err(error) => {
+                if let Err(left) = machine.kill().await {
+                    tracing::warn!(error = %left, "a failed start left something behind");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Gives a booted machine its egress and its workspaces.
+    async fn furnish(
+        &self,
+        owned: &Owned,
+        image: &RootImage,
+        machine: Arc<dyn Machine>,
+        agent: Agent,
+    ) -> Result<Running, Error> {
+        let spec = &owned.record.spec;
+        if let Some(streams) = agent.services().await {
+            // Ends with the guest's channel.
+            tokio::spawn(network::serve(self.proxy.clone(), streams));
+        }
+        let user = spec.user.clone().or_else(|| image.config.user.clone());
+        let owner = match &user {
+            Some(user) if !spec.workspaces.is_empty() => Some(numbers(&agent, user).await?),
+            _ => None,
+        };
+        let workspaces =
+            Workspaces::open(&agent, &spec.workspaces, &owned.folder, owner).await?;
+        let cwd = spec.workspaces.first().map(|workspace| workspace.guest.clone());
+        let cwd = cwd.or_else(|| image.config.working_dir.clone().map(PathBuf::from));
+        Ok(Running {
+            agent,
+            machine,
+            workspaces: Arc::new(workspaces),
+            defaults: Arc::new(Defaults { user, cwd }),
+        })
+    }
+
+    /// Notes the machine's end when it comes by itself, and brings it about when its time is over.
+    fn watch_machine(self: &Arc<Self>, running: &Running, run_time: Option<Duration>) {
+        // Weak, and the machine too: a task must not keep alive what dropping a handle is to end.
+        let (owner, machine) = (Arc::downgrade(self), Arc::downgrade(&running.machine));
+        let ended = running.machine.wait();
+        let task = tokio::spawn(async move {
+            let time_is_over = async {
+                match run_time {
+                    Some(time) => tokio::time::sleep(time).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                _ = ended => {}
+                () = time_is_over => {
+                    tracing::info!("the run time is over");
+                    if let Some(machine) = machine.upgrade() {
+                        drop(machine.kill().await);
+                    }
+                }
+            }
+            if let Some(owner) = owner.upgrade() {
+                owner.machine_ended(&machine).await;
+            }
+        });
+        self.keep(task.abort_handle());
+    }
+
+    async fn machine_ended(&self, machine: &Weak<dyn Machine>) {
+        let mut guard = self.owned.lock().await;
+        let present = self.running.borrow().as_ref().map(|running| Arc::downgrade(&running.machine));
+        if !present.is_some_and(|present| present.ptr_eq(machine)) {
+            return;
+        }
+        self.running.send_replace(None);
+        if let Some(owned) = guard.as_mut()
+            && let Some(next) = owned.record.state.after(Move::Ended)
+            && let Err(error) = owned.enter(next)
+        {
+            tracing::warn!(%error, "the end of a machine is not written down");
+        }
+    }
+
+    /// Brings what was changed inside to the host, powers the guest off and ends the machine. The disk
+    /// is kept. Idempotent.
+    pub(crate) async fn stop(&self) -> Result<(), Error> {
+        let mut guard = self.owned.lock().await;
+        self.end_machine().await?;
+        let Some(owned) = guard.as_mut() else { return Ok(()) };
+        match owned.record.state.after(Move::Ended) {
+            Some(next) => owned.enter(next),
+            None => Ok(()),
+        }
+    }
+
+    async fn end_machine(&self) -> Result<(), Error> {
+        let Some(running) = self.running.send_replace(None) else { return Ok(()) };
+        if let Err(error) = running.workspaces.flush().await {
+            tracing::warn!(%error, "the last look at the workspaces failed");
+        }
+        let power_off = async {
+            running.agent.power_off().await?;
+            running.machine.wait().await;
+            Ok::<(), Error>(())
+        };
+        // A guest that does not obey is ended all the same.
+        drop(tokio::time::timeout(POWER_OFF_PATIENCE, power_off).await);
+        running.machine.kill().await
+    }
+
+    /// Ends the machine at once and removes everything. Idempotent.
+    pub(crate) async fn remove(&self) -> Result<(), Error> {
+        let mut guard = self.owned.lock().await;
+        if let Some(running) = self.running.send_replace(None) {
+            running.machine.kill().await?;
+        }
+        match guard.take() {
+            Some(owned) => owned.remove(),
+            None => Ok(()),
+        }
+    }
+
+    /// Replaces the egress policy, now and for later starts.
+    pub(crate) async fn set_network(&self, policy: RuleSet) -> Result<(), Error> {
+        let mut guard = self.owned.lock().await;
+        let owned = guard.as_mut().ok_or_else(removed)?;
+        owned.record.spec.network = policy.clone();
+        owned.save()?;
+        self.proxy.set_policy(Arc::new(policy));
+        Ok(())
+    }
+
+    pub(crate) async fn network(&self) -> Result<RuleSet, Error> {
+        let guard = self.owned.lock().await;
+        Ok(guard.as_ref().ok_or_else(removed)?.record.spec.network.clone())
+    }
+
+    /// Returns what there is while the machine runs.
+    pub(crate) fn running(&self) -> Result<Running, Error> {
+        self.running.borrow().clone().ok_or_else(|| {
+            Error::new(ErrorKind::Disconnected, "use the sandbox")
+                .with_detail("it is not running; start it first")
+        })
+    }
+
+    /// Brings both sides of every workspace into agreement.
+    pub(crate) async fn flush(&self) -> Result<Vec<SyncReport>, Error> {
+        self.running()?.workspaces.flush().await
+    }
+
+    /// Waits until there is no machine (any more). Cancel safe.
+    pub(crate) async fn stopped(&self) {
+        let mut running = self.running.subscribe();
+        // The sender lives as long as `self`.
+        drop(running.wait_for(Option::is_none).await);
+    }
+
+    pub(crate) async fn describe(&self) -> Result<Description, Error> {
+        let guard = self.owned.lock().await;
+        let owned = guard.as_ref().ok_or_else(removed)?;
+        let mut description = Description::of(&owned.record);
+        if let Some(running) = self.running.borrow().as_ref() {
+            description.add_machine(running.machine.facts());
+        }
+        Ok(description)
+    }
+
+    pub(crate) async fn socket(&self) -> Result<PathBuf, Error> {
+        let guard = self.owned.lock().await;
+        Ok(guard.as_ref().ok_or_else(removed)?.control_socket())
+    }
+
+    pub(crate) fn keep(&self, task: AbortHandle) {
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).push(task);
+    }
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        for task in self.tasks.get_mut().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            task.abort();
+        }
+        // The machine goes first, with its watchdog's pipe.
+        self.running.send_replace(None);
+        if let Some(owned) = self.owned.get_mut().take()
+            && owned.record.lifetime == Lifetime::Attached
+            && let Err(error) = owned.remove()
+        {
+            tracing::warn!(%error, "a dropped sandbox left something behind");
+        }
+    }
+}
+
+fn machine_spec(owned: &Owned, image: &RootImage, disk: PathBuf) -> MachineSpec {
+    let spec = &owned.record.spec;
+    let mut machine = MachineSpec::new(&owned.record.name, owned.runtime.join("m"));
+    machine.cpus = spec.limits.cpus;
+    machine.memory_mib = spec.limits.memory_mib;
+    machine.disks = vec![Disk::read_only(&image.path)];
+    if !spec.read_only_root {
+        machine.disks.push(Disk::writable(disk));
+    }
+    machine.setup = setup(owned, image);
+    machine.remove_when_orphaned = match owned.record.lifetime {
+        Lifetime::Attached => vec![owned.runtime.clone(), owned.folder.clone()],
+        Lifetime::Detached => vec![owned.runtime.clone()],
+    };
+    machine
+}
+
+fn setup(owned: &Owned, image: &RootImage) -> Setup {
+    let spec = &owned.record.spec;
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).ok();
+    let clock = now.and_then(|now| Some((i64::try_from(now.as_secs()).ok()?, now.subsec_nanos())));
+    let mount = |tmpfs: &crate::spec::Tmpfs| protocol::Mount::Tmpfs {
+        target: tmpfs.target.display().to_string(),
+        size: u64::from(tmpfs.size_mib) << 20,
+    };
+    Setup {
+        root: Some(Root {
+            lower: "disk0".into(),
+            lower_type: "erofs".into(),
+            upper: (!spec.read_only_root).then(|| ("disk1".into(), "ext4".into())),
+        }),
+        mounts: spec.tmpfs.iter().map(mount).collect(),
+        hostname: owned.record.name.clone(),
+        clock,
+        env: environment(spec, image),
+        limits: protocol::Limits {
+            processes: spec.limits.processes,
+            open_files: spec.limits.open_files,
+        },
+        forward: vec![network::forward()],
+    }
+}
+
+/// What every command finds in its environment: the image's, the proxy's, the sandbox's own.
+fn environment(spec: &Spec, image: &RootImage) -> Vec<(String, String)> {
+    let split = |text: &String| {
+        let (name, value) = text.split_once('=')?;
+        Some((name.to_owned(), value.to_owned()))
+    };
+    let mut env: Vec<(String, String)> = image.config.env.iter().filter_map(split).collect();
+    env.extend(network::environment());
+    env.extend(spec.env.iter().cloned());
+    env
+}
+
+/// Looks a user up in the guest's own files.
+async fn numbers(agent: &Agent, user: &str) -> Result<(u32, u32), Error> {
+    let read = |path: &'static [u8]| async move {
+        let bytes = agent.read(path, MAX_PASSWD).await.unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    };
+    let (passwd, group) = (read(b"/etc/passwd").await, read(b"/etc/group").await);
+    let found = users::find(user, &passwd, &group).map_err(|failure| {
+        Error::new(failure.kind.into(), "find the sandbox's user").with_detail(failure.message)
+    })?;
+    Ok((found.uid, found.gid))
+}
+
+fn removed() -> Error {
+    Error::new(ErrorKind::NotFound, "use the sandbox").with_detail("it has been removed")
+}
