@@ -10,13 +10,13 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (Some(folder), Some(program)) = (arguments.next(), arguments.next()) else {
         return Err("usage: embed FOLDER PROGRAM [ARGUMENT]…".into());
     };
-    let sandbox = Sandbox::builder()
-        .workspace(Workspace::sync(&folder))
-        .create()
-        .await?;
-    let output = sandbox.command(program).args(arguments).current_dir(&folder).output().await?;
+    let workspace = Workspace::sync(&folder);
+    let sandbox = Sandbox::builder().workspace(workspace).create().await?;
+    let mut command = sandbox.command(program);
+    command.args(arguments).current_dir(&folder);
+    let output = command.output().await?;
     sandbox.remove().await?;
     print!("{}", String::from_utf8_lossy(&output.stdout));
     eprint!("{}", String::from_utf8_lossy(&output.stderr));
-    if output.status.success() { Ok(()) } else { Err(output.status.to_string().into()) }
+    std::process::exit(output.status.code().unwrap_or(1))
 }
