@@ -203,6 +203,11 @@ impl Remote {
         self.call(Call::SetNetwork(json(policy)?)).await
     }
 
+    /// Tells whether the owner is gone.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.channel.has_ended()
+    }
+
     /// Waits until the owner is gone.
     pub(crate) async fn ended(&self) {
         self.channel.ended().await;

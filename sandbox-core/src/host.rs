@@ -1,5 +1,6 @@
 //! What this host can do.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use sandbox_base::{Dirs, Error};
@@ -55,7 +56,9 @@ impl Host {
     /// Looks for every backend of this build, keeping what it finds out beneath `dirs`.
     pub async fn detect_in(dirs: &Dirs) -> Self {
         let mut backends = Vec::new();
-        for hypervisor in hypervisors(dirs, Progress::silent()) {
+        // Without the helper nothing can be started; its absence is told by the first start.
+        let helper = crate::helper::path(&dirs.cache).unwrap_or_default();
+        for hypervisor in hypervisors(dirs, helper, Progress::silent()) {
             backends.push(Backend {
                 name: hypervisor.name(),
                 isolation: hypervisor.capabilities().isolation,
@@ -104,24 +107,23 @@ pub fn default_dirs() -> Result<Dirs, Error> {
 /// Returns the default backend of this build.
 pub(crate) fn default_hypervisor(
     dirs: &Dirs,
+    helper: PathBuf,
     progress: Progress,
 ) -> Result<Arc<dyn Hypervisor>, Error> {
-    hypervisors(dirs, progress).into_iter().next().ok_or_else(|| {
+    hypervisors(dirs, helper, progress).into_iter().next().ok_or_else(|| {
         Error::new(sandbox_base::ErrorKind::Unsupported, "choose a backend")
             .with_detail("this build has no backend for this system")
     })
 }
 
 #[cfg(target_os = "linux")]
-fn hypervisors(dirs: &Dirs, progress: Progress) -> Vec<Arc<dyn Hypervisor>> {
+fn hypervisors(dirs: &Dirs, helper: PathBuf, progress: Progress) -> Vec<Arc<dyn Hypervisor>> {
     use sandbox_vm::backend::qemu::{Qemu, QemuConfig};
-    // Without the helper nothing can be started; its absence is told by the first start.
-    let helper = crate::helper::path(&dirs.cache).unwrap_or_default();
     let config = QemuConfig::new(helper, &dirs.cache).with_progress(progress);
     vec![Arc::new(Qemu::new(config))]
 }
 
 #[cfg(not(target_os = "linux"))]
-fn hypervisors(_dirs: &Dirs, _progress: Progress) -> Vec<Arc<dyn Hypervisor>> {
+fn hypervisors(_dirs: &Dirs, _helper: PathBuf, _progress: Progress) -> Vec<Arc<dyn Hypervisor>> {
     Vec::new()
 }

@@ -1,1 +1,69 @@
-//! A microVM per AI agent, embedded: sandboxes with synchronized workspaces and judged egress, without a daemon.
+//! A microVM per AI agent, embedded.
+//!
+//! A harness that runs an agent's commands gives each agent a machine of its own: with its own kernel,
+//! its workspace kept the same outside and inside, its network judged by name and by address, and nothing
+//! left behind when it goes. No daemon, no account, no cloud.
+//!
+//! ```no_run
+//! use sandbox_core::{NetworkPolicy, Limits, Sandbox, Workspace};
+//!
+//! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+//! let sandbox = Sandbox::builder()
+//!     .workspace(Workspace::sync("/home/me/project")) // appears at the same path inside
+//!     .network(NetworkPolicy::deny().allow("*.npmjs.org")?)
+//!     .limits(Limits::default().cpus(2).memory_mib(2048))
+//!     .create()
+//!     .await?;
+//! let tests = sandbox.command("npm").arg("test").output().await?; // reads like tokio::process
+//! println!("{}", String::from_utf8_lossy(&tests.stdout));
+//! sandbox.remove().await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! ```text
+//!  harness ── Sandbox ─┬─ sandbox-vm      machine, channel to the agent inside
+//!                      ├─ sandbox-sync    workspaces
+//!                      ├─ sandbox-net     egress proxy
+//!                      └─ sandbox-models  local models (not granted to sandboxes yet)
+//! ```
+//!
+//! # What it is not
+//!
+//! Emulation is no wall by QEMU's own word: where the processor cannot run guests, machines are emulated,
+//! and say so ([`Description::machine`]). Snapshots, forks, other walls than QEMU and models inside are
+//! still to come.
+
+mod builder;
+mod command;
+mod control;
+mod copy;
+mod description;
+pub mod docs;
+mod helper;
+mod host;
+mod lifecycle;
+mod network;
+mod owner;
+mod sandbox;
+mod spec;
+mod state;
+pub mod supervisor;
+mod workspace;
+
+pub use builder::SandboxBuilder;
+pub use command::{
+    Child, ChildStderr, ChildStdin, ChildStdout, Command, ExitStatus, MAX_OUTPUT, Output, Stdio,
+};
+pub use description::{Description, MachineDescription};
+pub use host::{Backend, Host, default_dirs};
+pub use lifecycle::{Lifetime, State};
+pub use sandbox::{MAX_READ, Sandbox};
+pub use sandbox_base::{Dirs, Error, ErrorKind};
+pub use sandbox_net::{self as net, RuleSet as NetworkPolicy};
+pub use sandbox_vm::channel::protocol::TerminalSize;
+pub use sandbox_vm::hypervisor::{Acceleration, Isolation};
+pub use sandbox_vm::image::Image;
+pub use sandbox_vm::{self as vm, Hypervisor, Progress, Step};
+pub use spec::{Limits, Tmpfs, Workspace};
+pub use workspace::SyncReport;

@@ -80,6 +80,11 @@ impl Store {
         self.sandboxes().join(name)
     }
 
+    /// Returns the socket of a sandbox's owner.
+    pub(crate) fn control_socket(&self, record: &Record) -> PathBuf {
+        self.dirs.runtime.join(&record.id).join("control.sock")
+    }
+
     /// Takes a name for this process.
     pub(crate) fn create(&self, name: &str, lifetime: Lifetime, spec: Spec) -> Result<Owned, Error> {
         check_name(name)?;

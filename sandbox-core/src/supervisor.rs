@@ -5,7 +5,7 @@
 //! ends or the sandbox is removed.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,6 +33,8 @@ const FAREWELL: Duration = Duration::from_millis(200);
 struct Job {
     dirs: Dirs,
     name: String,
+    /// The supervisor's own program: it carries no copy of itself.
+    helper: PathBuf,
 }
 
 /// What a supervisor says once: nothing, or why not.
@@ -50,7 +52,7 @@ pub(crate) async fn launch(helper: &Path, dirs: &Dirs, name: &str) -> Result<(),
     #[cfg(unix)]
     process.process_group(0);
     let mut child = process.spawn().map_err(io)?;
-    let job = Job { dirs: dirs.clone(), name: name.to_owned() };
+    let job = Job { dirs: dirs.clone(), name: name.to_owned(), helper: helper.to_owned() };
     let mut line = serde_json::to_vec(&job)
         .map_err(|error| Error::new(ErrorKind::Io, OPERATION).with_source(error))?;
     line.push(b'\n');
@@ -106,7 +108,7 @@ pub async fn run() -> io::Result<()> {
 async fn start(job: &Job) -> Result<Arc<Owner>, Error> {
     let store = Store::new(job.dirs.clone());
     let owned = store.adopt(&job.name)?;
-    let hypervisor = default_hypervisor(&job.dirs, Progress::silent())?;
+    let hypervisor = default_hypervisor(&job.dirs, job.helper.clone(), Progress::silent())?;
     let owner = Owner::new(owned, hypervisor, job.dirs.clone(), Progress::silent());
     owner.start().await?;
     control::serve(&owner).await?;

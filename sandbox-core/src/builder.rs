@@ -1,0 +1,293 @@
+//! How a sandbox is made.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sandbox_base::{Dirs, Error, ErrorKind};
+use sandbox_net::RuleSet;
+use sandbox_vm::image::Image;
+use sandbox_vm::{Hypervisor, Progress};
+
+use crate::host::{default_dirs, default_hypervisor};
+use crate::lifecycle::Lifetime;
+use crate::owner::Owner;
+use crate::sandbox::{Link, Sandbox, blocking, launch};
+use crate::spec::{ImageSource, Limits, Spec, Tmpfs, Workspace};
+use crate::state::Store;
+use crate::{control, helper};
+
+/// How long a guest may take from the start of its hypervisor to its first word, unless said otherwise:
+/// ten times what it takes under emulation on a busy machine.
+const BOOT_PATIENCE: Duration = Duration::from_secs(40);
+
+/// A sandbox to be. Every setting has a default; [`SandboxBuilder::create`] makes it.
+#[derive(Debug)]
+#[must_use]
+pub struct SandboxBuilder {
+    name: Option<String>,
+    image: Image,
+    workspaces: Vec<Workspace>,
+    network: RuleSet,
+    limits: Limits,
+    env: Vec<(String, String)>,
+    user: Option<String>,
+    read_only_root: bool,
+    tmpfs: Vec<Tmpfs>,
+    boot_patience: Duration,
+    lifetime: Lifetime,
+    hypervisor: Option<Arc<dyn Hypervisor>>,
+    dirs: Option<Dirs>,
+    progress: Progress,
+}
+
+impl SandboxBuilder {
+    pub(crate) fn new() -> Self {
+        Self {
+            name: None,
+            image: Image::default(),
+            workspaces: Vec::new(),
+            network: RuleSet::deny(),
+            limits: Limits::default(),
+            env: Vec::new(),
+            user: None,
+            read_only_root: false,
+            tmpfs: Vec::new(),
+            boot_patience: BOOT_PATIENCE,
+            lifetime: Lifetime::Attached,
+            hypervisor: None,
+            dirs: None,
+            progress: Progress::silent(),
+        }
+    }
+
+    /// Names it: 1 to 63 of the characters a-z, 0-9 and `-`. Without, a name is made up.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// Chooses what its root is made of; a small Debian with a C compiler, git and Python without.
+    pub fn image(mut self, image: Image) -> Self {
+        self.image = image;
+        self
+    }
+
+    /// Adds a workspace. The first one is where commands start.
+    pub fn workspace(mut self, workspace: Workspace) -> Self {
+        self.workspaces.push(workspace);
+        self
+    }
+
+    /// Sets the egress policy; without one nothing is let through.
+    pub fn network(mut self, policy: RuleSet) -> Self {
+        self.network = policy;
+        self
+    }
+
+    /// Sets what it may use.
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Adds a variable to the environment of every command. It is written to disk: never a secret.
+    pub fn env(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.env.push((name.into(), value.into()));
+        self
+    }
+
+    /// Sets the user that commands run as; the image's own without.
+    pub fn user(mut self, user: impl Into<String>) -> Self {
+        self.user = Some(user.into());
+        self
+    }
+
+    /// Makes the root read-only: no writable layer, no disk.
+    pub fn read_only_root(mut self) -> Self {
+        self.read_only_root = true;
+        self
+    }
+
+    /// Adds a file system in memory.
+    pub fn tmpfs(mut self, tmpfs: Tmpfs) -> Self {
+        self.tmpfs.push(tmpfs);
+        self
+    }
+
+    /// Sets how long the guest may take to its first word, each of two times; 40 s without.
+    pub fn boot_patience(mut self, patience: Duration) -> Self {
+        self.boot_patience = patience;
+        self
+    }
+
+    /// Lets it outlive this process, in the care of a supervisor process of its own. Only what can be
+    /// written down is possible then.
+    pub fn detached(mut self) -> Self {
+        self.lifetime = Lifetime::Detached;
+        self
+    }
+
+    /// Chooses the wall; the strongest of this build without.
+    pub fn hypervisor(mut self, hypervisor: Arc<dyn Hypervisor>) -> Self {
+        self.hypervisor = Some(hypervisor);
+        self
+    }
+
+    /// Chooses where state, cache and sockets live; where the environment says without.
+    pub fn dirs(mut self, dirs: Dirs) -> Self {
+        self.dirs = Some(dirs);
+        self
+    }
+
+    /// Is told about what takes long: downloads, the making of images.
+    pub fn progress(mut self, progress: Progress) -> Self {
+        self.progress = progress;
+        self
+    }
+
+    /// Makes the sandbox and starts it; returns when commands can run and the workspaces are in.
+    ///
+    /// Dropping the future ends and removes what was made so far.
+    ///
+    /// # Errors
+    ///
+    /// `Conflict` for a name that is taken; `Invalid` and `NotFound` for what the settings name;
+    /// `Unsupported` for a missing backend, with what to install; `Exhausted` for too little memory or
+    /// disk; `TimedOut` for a guest that stays silent; `Disconnected` for one that dies. Nothing is left
+    /// behind.
+    pub async fn create(self) -> Result<Sandbox, Error> {
+        let dirs = self.dirs.clone().map_or_else(default_dirs, Ok)?;
+        let store = Store::new(dirs.clone());
+        let spec = self.spec()?;
+        let name = match &self.name {
+            Some(name) => name.clone(),
+            None => made_up_name()?,
+        };
+        match self.lifetime {
+            Lifetime::Attached => self.create_attached(store, name, spec).await,
+            Lifetime::Detached => self.create_detached(store, name, spec).await,
+        }
+    }
+
+    async fn create_attached(
+        self,
+        store: Store,
+        name: String,
+        spec: Spec,
+    ) -> Result<Sandbox, Error> {
+        let dirs = store.dirs.clone();
+        let hypervisor = match self.hypervisor {
+            Some(hypervisor) => hypervisor,
+            None => {
+                default_hypervisor(&dirs, helper::path(&dirs.cache)?, self.progress.clone())?
+            }
+        };
+        let owned = take_name(&store, &name, Lifetime::Attached, spec).await?;
+        let owner = Owner::new(owned, hypervisor, dirs, self.progress);
+        // Dropping the owner on the way out removes what was made.
+        owner.start().await?;
+        control::serve(&owner).await?;
+        Ok(Sandbox { name, store, link: Link::Own(owner) })
+    }
+
+    async fn create_detached(
+        self,
+        store: Store,
+        name: String,
+        spec: Spec,
+    ) -> Result<Sandbox, Error> {
+        if self.hypervisor.is_some() {
+            return Err(Error::new(ErrorKind::Unsupported, "create a detached sandbox")
+                .with_detail("a hypervisor given as an object cannot be written down"));
+        }
+        drop(take_name(&store, &name, Lifetime::Detached, spec).await?);
+        match launch(&store, &name).await {
+            Ok(remote) => {
+                let link = Link::Other(tokio::sync::Mutex::new(Some(remote)));
+                Ok(Sandbox { name, store, link })
+            }
+            Err(error) => {
+                let removed = blocking(move || store.adopt(&name)?.remove()).await;
+                if let Err(left) = removed {
+                    tracing::warn!(error = %left, "a failed creation left something behind");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Checks the settings and writes them down.
+    fn spec(&self) -> Result<Spec, Error> {
+        let invalid = |detail: String| {
+            Error::new(ErrorKind::Invalid, "create a sandbox").with_detail(detail)
+        };
+        let image = ImageSource::of(&self.image)
+            .ok_or_else(|| invalid("this kind of image cannot be written down".into()))?;
+        let mut workspaces = Vec::new();
+        for workspace in &self.workspaces {
+            workspaces.push(resolve(workspace)?);
+        }
+        for (name, _) in &self.env {
+            if name.is_empty() || name.contains(['=', '\0']) {
+                return Err(invalid(format!("{name:?} is no name of a variable")));
+            }
+        }
+        for tmpfs in &self.tmpfs {
+            if !tmpfs.target.has_root() {
+                return Err(invalid(format!("{} is not absolute", tmpfs.target.display())));
+            }
+        }
+        Ok(Spec {
+            image,
+            workspaces,
+            network: self.network.clone(),
+            limits: self.limits.clone(),
+            env: self.env.clone(),
+            user: self.user.clone(),
+            read_only_root: self.read_only_root,
+            tmpfs: self.tmpfs.clone(),
+            boot_patience: self.boot_patience,
+        })
+    }
+}
+
+/// Finds a workspace's folder and makes both of its paths absolute.
+fn resolve(workspace: &Workspace) -> Result<Workspace, Error> {
+    let operation = || format!("use the workspace {}", workspace.host.display());
+    let host = workspace
+        .host
+        .canonicalize()
+        .map_err(|error| Error::io(operation(), error))?;
+    std::fs::read_dir(&host).map_err(|error| Error::io(operation(), error))?;
+    if host.parent().is_none() {
+        return Err(Error::new(ErrorKind::Invalid, operation())
+            .with_detail("the root of the file system is no workspace"));
+    }
+    let mut resolved = workspace.clone();
+    if workspace.guest == workspace.host {
+        resolved.guest.clone_from(&host);
+    }
+    resolved.host = host;
+    if resolved.guest.has_root() && resolved.guest.parent().is_some() {
+        return Ok(resolved);
+    }
+    let detail = format!("{} is no absolute path below the root", resolved.guest.display());
+    Err(Error::new(ErrorKind::Invalid, operation()).with_detail(detail))
+}
+
+async fn take_name(
+    store: &Store,
+    name: &str,
+    lifetime: Lifetime,
+    spec: Spec,
+) -> Result<crate::state::Owned, Error> {
+    let (store, name) = (store.clone(), name.to_owned());
+    blocking(move || store.create(&name, lifetime, spec)).await
+}
+
+fn made_up_name() -> Result<String, Error> {
+    let random = sandbox_vm::agent::new_exec_id()?.0;
+    let hex: String = random[..4].iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok(format!("sandbox-{hex}"))
+}
+

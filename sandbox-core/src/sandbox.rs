@@ -1,0 +1,420 @@
+//! The sandbox, as a harness holds it.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use sandbox_base::{Dirs, Error, ErrorKind};
+use sandbox_net::{RuleSet, Subscription};
+use sandbox_vm::Agent;
+use sandbox_vm::agent::NewFile;
+
+use crate::builder::SandboxBuilder;
+use crate::command::Command;
+use crate::control::Remote;
+use crate::copy;
+use crate::description::Description;
+use crate::host::default_dirs;
+use crate::lifecycle::{Lifetime, State};
+use crate::owner::{Defaults, Owner};
+use crate::state::Store;
+use crate::workspace::SyncReport;
+use crate::{helper, supervisor};
+
+/// The longest file that [`Sandbox::read`] takes into memory, in bytes.
+pub const MAX_READ: u64 = 1 << 30;
+
+/// A machine of one's own, with its workspaces, its egress and its files.
+///
+/// Made by [`Sandbox::builder`], or found again by [`Sandbox::connect`]. An attached sandbox (the
+/// default) belongs to the handle: dropping it ends the machine and removes everything without waiting;
+/// [`Sandbox::remove`] waits and says what went wrong. A detached one outlives its handles.
+///
+/// All methods can be called from several tasks at once.
+#[derive(Debug)]
+pub struct Sandbox {
+    pub(crate) name: String,
+    pub(crate) store: Store,
+    pub(crate) link: Link,
+}
+
+/// How the sandbox is reached.
+#[derive(Debug)]
+pub(crate) enum Link {
+    /// This process owns it.
+    Own(Arc<Owner>),
+    /// Another process owns it, or nobody while it is stopped.
+    Other(tokio::sync::Mutex<Option<Remote>>),
+}
+
+impl Sandbox {
+    /// Begins a new sandbox.
+    pub fn builder() -> SandboxBuilder {
+        SandboxBuilder::new()
+    }
+
+    /// Finds a sandbox that another process, or an earlier one, has made, in the places that the
+    /// environment names.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` when there is none of that name.
+    pub async fn connect(name: impl Into<String>) -> Result<Self, Error> {
+        Self::connect_in(default_dirs()?, name).await
+    }
+
+    /// Finds a sandbox in given places.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` when there is none of that name.
+    pub async fn connect_in(dirs: Dirs, name: impl Into<String>) -> Result<Self, Error> {
+        let (name, store) = (name.into(), Store::new(dirs));
+        let found = find(&store, &name).await?;
+        let remote = match found.owned {
+            true => Some(Remote::connect(&store.control_socket(&found.record)).await?),
+            false => None,
+        };
+        Ok(Self { name, store, link: Link::Other(tokio::sync::Mutex::new(remote)) })
+    }
+
+    /// Lists the sandboxes in given places, and removes what dead owners left there.
+    ///
+    /// # Errors
+    ///
+    /// What the file system answers.
+    pub async fn list_in(dirs: Dirs) -> Result<Vec<Description>, Error> {
+        let store = Store::new(dirs);
+        let listed = {
+            let store = store.clone();
+            blocking(move || store.list()).await?
+        };
+        let mut descriptions = Vec::new();
+        for found in listed {
+            let mut description = Description::of(&found.record);
+            if found.owned {
+                // An owner that ends at this moment is described by its record.
+                let asked = async {
+                    let remote = Remote::connect(&store.control_socket(&found.record)).await?;
+                    remote.describe().await
+                };
+                if let Ok(told) = asked.await {
+                    description = told;
+                }
+            }
+            descriptions.push(description);
+        }
+        Ok(descriptions)
+    }
+
+    /// Returns its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Returns what it is and how it runs.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` when it has been removed.
+    pub async fn describe(&self) -> Result<Description, Error> {
+        match &self.link {
+            Link::Own(owner) => owner.describe().await,
+            Link::Other(remote) => match live(&mut *remote.lock().await) {
+                Some(remote) => remote.describe().await,
+                None => Ok(Description::of(&find(&self.store, &self.name).await?.record)),
+            },
+        }
+    }
+
+    /// Begins a command: `program` is looked for in the `PATH` inside, and no shell comes between.
+    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command<'_> {
+        Command::new(self, program.as_ref())
+    }
+
+    /// Reads a whole file inside, of at most [`MAX_READ`] bytes.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound`, `PermissionDenied`, `Invalid` for what is no regular file, `Exhausted` for what is
+    /// longer, `Disconnected` when the sandbox does not run.
+    pub async fn read(&self, path: impl AsRef<Path>) -> Result<Vec<u8>, Error> {
+        self.agent().await?.read(bytes_of(path.as_ref())?, MAX_READ).await
+    }
+
+    /// Writes a whole file inside, with mode 0644, owned by the sandbox's user. It is old or new, never
+    /// torn; missing folders are made.
+    ///
+    /// # Errors
+    ///
+    /// `PermissionDenied`, `Conflict` when a folder is there, `Exhausted` on a full disk, `Disconnected`.
+    pub async fn write(
+        &self,
+        path: impl AsRef<Path>,
+        contents: impl AsRef<[u8]>,
+    ) -> Result<(), Error> {
+        let defaults = self.defaults().await?;
+        let file = NewFile::at(bytes_of(path.as_ref())?).with_user(defaults.user.as_deref());
+        self.agent().await?.write(file, contents.as_ref()).await
+    }
+
+    /// Copies a file or folder of the host to the path `to` inside; what is there is merged with.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` for what is not there, and what either file system answers.
+    pub async fn copy_in(&self, from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<(), Error> {
+        let defaults = self.defaults().await?;
+        let agent = self.agent().await?;
+        copy::copy_in(&agent, from.as_ref(), to.as_ref(), defaults.user.as_deref()).await
+    }
+
+    /// Copies a file or folder inside to the path `to` of the host; what is there is merged with.
+    ///
+    /// What comes is a stranger's: only regular files, folders and links that stay within are made, never
+    /// outside of `to`, without set-user-id bits.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` for what is not there, `Protocol` for what tries to get out, and what either file
+    /// system answers.
+    pub async fn copy_out(&self, from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<(), Error> {
+        copy::copy_out(&self.agent().await?, from.as_ref(), to.as_ref()).await
+    }
+
+    /// Brings both sides of every workspace into agreement now, and says what that did.
+    ///
+    /// # Errors
+    ///
+    /// `Conflict` when a safety stop asks for a decision (nothing was written then), `Disconnected`.
+    pub async fn sync(&self) -> Result<Vec<SyncReport>, Error> {
+        match &self.link {
+            Link::Own(owner) => owner.flush().await,
+            Link::Other(_) => self.remote().await?.flush().await,
+        }
+    }
+
+    /// Returns the egress policy.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` when it has been removed.
+    pub async fn network(&self) -> Result<RuleSet, Error> {
+        match &self.link {
+            Link::Own(owner) => owner.network().await,
+            Link::Other(remote) => match live(&mut *remote.lock().await) {
+                Some(remote) => remote.network().await,
+                None => Ok(find(&self.store, &self.name).await?.record.spec.network),
+            },
+        }
+    }
+
+    /// Replaces the egress policy: from the next decision on, for live connections too, and after every
+    /// later start.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` when it has been removed, and what the file system answers.
+    pub async fn set_network(&self, policy: RuleSet) -> Result<(), Error> {
+        match &self.link {
+            Link::Own(owner) => owner.set_network(policy).await,
+            Link::Other(remote) => match live(&mut *remote.lock().await) {
+                Some(remote) => remote.set_network(&policy).await,
+                None => {
+                    let (store, name) = (self.store.clone(), self.name.clone());
+                    blocking(move || {
+                        let mut owned = store.adopt(&name)?;
+                        owned.record.spec.network = policy;
+                        owned.save()
+                    })
+                    .await
+                }
+            },
+        }
+    }
+
+    /// Subscribes to what the egress decides from now on; `None` where another process owns the sandbox,
+    /// whose log ([`Sandbox::network_log`]) has it.
+    pub fn network_events(&self) -> Option<Subscription> {
+        match &self.link {
+            Link::Own(owner) => Some(owner.proxy.subscribe()),
+            Link::Other(_) => None,
+        }
+    }
+
+    /// Returns the file that what the egress decides is appended to, one JSON object a line.
+    pub fn network_log(&self) -> PathBuf {
+        self.store.folder(&self.name).join("events.jsonl")
+    }
+
+    /// Brings the workspaces into agreement, powers the guest off and ends the machine; the disk is
+    /// kept. Idempotent. Goes on when the future is dropped half-way, or is begun anew.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` when it has been removed; what could not be removed of the machine.
+    pub async fn stop(&self) -> Result<(), Error> {
+        match &self.link {
+            Link::Own(owner) => owner.stop().await,
+            Link::Other(remote) => {
+                let mut remote = remote.lock().await;
+                let Some(owner) = live(&mut remote) else { return Ok(()) };
+                owner.stop().await?;
+                if self.describe_record().await?.lifetime == Lifetime::Detached {
+                    // The supervisor goes with its machine, and with it the lock.
+                    owner.ended().await;
+                    *remote = None;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Starts a stopped sandbox again, from its disk.
+    ///
+    /// # Errors
+    ///
+    /// `Conflict` when it runs; those of [`SandboxBuilder::create`].
+    pub async fn start(&self) -> Result<(), Error> {
+        match &self.link {
+            Link::Own(owner) => owner.start().await,
+            Link::Other(remote) => {
+                let mut remote = remote.lock().await;
+                if live(&mut remote).is_some() {
+                    return Err(Error::new(ErrorKind::Conflict, "start the sandbox")
+                        .with_detail("it has an owner, which must start it"));
+                }
+                *remote = Some(launch(&self.store, &self.name).await?);
+                Ok(())
+            }
+        }
+    }
+
+    /// Ends the machine at once and removes everything: processes, disk, sockets, records. What was
+    /// changed inside and has not come back is lost; [`Sandbox::stop`] or [`Sandbox::sync`] first keeps it.
+    ///
+    /// # Errors
+    ///
+    /// What could not be removed, by name.
+    pub async fn remove(self) -> Result<(), Error> {
+        match self.link {
+            Link::Own(owner) => owner.remove().await,
+            Link::Other(remote) => {
+                if let Some(owner) = live(&mut *remote.lock().await) {
+                    owner.remove().await?;
+                    return Ok(());
+                }
+                let (store, name) = (self.store, self.name);
+                blocking(move || store.adopt(&name)?.remove()).await
+            }
+        }
+    }
+
+    pub(crate) async fn agent(&self) -> Result<Agent, Error> {
+        match &self.link {
+            Link::Own(owner) => Ok(owner.running()?.agent),
+            Link::Other(_) => Ok(self.remote().await?.agent()),
+        }
+    }
+
+    pub(crate) async fn defaults(&self) -> Result<Defaults, Error> {
+        match &self.link {
+            Link::Own(owner) => Ok((*owner.running()?.defaults).clone()),
+            Link::Other(_) => self.remote().await?.defaults().await,
+        }
+    }
+
+    pub(crate) fn flusher(&self) -> Flusher {
+        match &self.link {
+            Link::Own(owner) => Flusher(FlusherLink::Own(Arc::downgrade(owner))),
+            Link::Other(remote) => {
+                let remote = remote.try_lock().ok().and_then(|remote| remote.clone());
+                Flusher(FlusherLink::Other(remote))
+            }
+        }
+    }
+
+    async fn remote(&self) -> Result<Remote, Error> {
+        let Link::Other(remote) = &self.link else {
+            return Err(Error::new(ErrorKind::Conflict, "reach the sandbox's owner"));
+        };
+        let mut remote = remote.lock().await;
+        live(&mut remote).cloned().ok_or_else(|| {
+            Error::new(ErrorKind::Disconnected, "use the sandbox")
+                .with_detail("it is not running; start it first")
+        })
+    }
+
+    async fn describe_record(&self) -> Result<Description, Error> {
+        Ok(Description::of(&find(&self.store, &self.name).await?.record))
+    }
+}
+
+/// Forgets an owner that is gone.
+fn live(remote: &mut Option<Remote>) -> Option<&Remote> {
+    if remote.as_ref().is_some_and(Remote::has_ended) {
+        *remote = None;
+    }
+    remote.as_ref()
+}
+
+/// Runs the supervisor of a sandbox without an owner, and connects to it.
+pub(crate) async fn launch(store: &Store, name: &str) -> Result<Remote, Error> {
+    let helper = helper::path(&store.dirs.cache)?;
+    supervisor::launch(&helper, &store.dirs, name).await?;
+    let found = find(store, name).await?;
+    Remote::connect(&store.control_socket(&found.record)).await
+}
+
+async fn find(store: &Store, name: &str) -> Result<crate::state::Found, Error> {
+    let (store, name) = (store.clone(), name.to_owned());
+    blocking(move || store.find(&name)).await
+}
+
+/// Runs what waits for the file system, or for another process's lock, where waiting is allowed.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| Error::new(ErrorKind::Io, "wait for the file system").with_source(error))?
+}
+
+/// Brings workspaces into agreement at the ends of commands, without keeping the sandbox alive.
+#[derive(Debug)]
+pub(crate) struct Flusher(FlusherLink);
+
+#[derive(Debug)]
+enum FlusherLink {
+    Own(std::sync::Weak<Owner>),
+    Other(Option<Remote>),
+}
+
+impl Flusher {
+    pub(crate) async fn flush(&self) -> Result<(), Error> {
+        match &self.0 {
+            FlusherLink::Own(owner) => match owner.upgrade() {
+                Some(owner) => owner.flush().await.map(drop),
+                None => Ok(()),
+            },
+            FlusherLink::Other(Some(remote)) => remote.flush().await.map(drop),
+            FlusherLink::Other(None) => Ok(()),
+        }
+    }
+}
+
+/// A path inside, as the bytes that Linux knows it by.
+pub(crate) fn bytes_of(path: &Path) -> Result<&[u8], Error> {
+    let absolute = path.has_root();
+    if absolute {
+        return Ok(path.as_os_str().as_encoded_bytes());
+    }
+    Err(Error::new(ErrorKind::Invalid, format!("use the path {} inside", path.display()))
+        .with_detail("it must be absolute"))
+}
+
+impl State {
+    /// Tells whether commands can run.
+    pub fn is_running(self) -> bool {
+        self == Self::Running
+    }
+}
