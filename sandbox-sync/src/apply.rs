@@ -78,13 +78,16 @@ impl From<Errno> for Refusal {
 /// The staged file of each operation that has one, or why it has none.
 pub(crate) type Staged = HashMap<usize, Result<String, String>>;
 
+/// What came of each operation, in their order.
+pub(crate) type Outcomes = Vec<Result<(), Refusal>>;
+
 /// Carries out `ops` and makes them durable; one answer per operation.
 pub(crate) fn apply(
     root: &Root,
     staging: &mut Staging,
     ops: &[Op],
     staged: &Staged,
-) -> io::Result<Vec<Result<(), Refusal>>> {
+) -> io::Result<Outcomes> {
     let mut applier = Applier {
         root,
         staging,
@@ -112,17 +115,15 @@ fn order(ops: &[Op]) -> Vec<usize> {
     let is_directory = |entry: &Option<Entry>| entry.as_ref().is_some_and(Entry::is_directory);
     let is_last = |op: &Op| op.new.is_none() || (is_directory(&op.old) && !is_directory(&op.new));
     let (mut last, mut first): (Vec<_>, Vec<_>) = (0..ops.len()).partition(|i| is_last(&ops[*i]));
-    first.sort_by_cached_key(|i| {
-        let op = &ops[*i];
-        (
-            !is_directory(&op.new),
-            GitPart::of(&op.path),
-            op.path.clone(),
-        )
-    });
+    // Folders by path alone, so that each comes after the one that holds it.
+    let (mut ordered, mut files): (Vec<_>, Vec<_>) =
+        first.drain(..).partition(|i| is_directory(&ops[*i].new));
+    ordered.sort_by(|a, b| ops[*a].path.cmp(&ops[*b].path));
+    files.sort_by_key(|i| (GitPart::of(&ops[*i].path), &ops[*i].path));
+    ordered.append(&mut files);
     last.sort_by(|a, b| ops[*b].path.cmp(&ops[*a].path));
-    first.append(&mut last);
-    first
+    ordered.append(&mut last);
+    ordered
 }
 
 /// The parts of a repository, in the order in which they may be written.
@@ -360,5 +361,197 @@ fn rename_new(from: (&OwnedFd, impl AsRef<[u8]>), to: Place<'_>) -> Result<(), R
             None => Ok(rustix::fs::renameat(from.0, name, to.0, to.1)?),
         },
         result => Ok(result?),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tree::Digest;
+
+    fn op(word: &str) -> Op {
+        let entry = |text: &str| match text {
+            "-" => None,
+            "d" => Some(Entry::Directory),
+            _ => Some(Entry::File {
+                digest: Digest::of(text.as_bytes()),
+                size: 1,
+                executable: false,
+            }),
+        };
+        let (path, change) = word.split_once('=').unwrap();
+        let (old, new) = change.split_once('>').unwrap();
+        Op {
+            path: RelPath::new(path).unwrap(),
+            old: entry(old),
+            new: entry(new),
+        }
+    }
+
+    #[test]
+    fn s42_objects_come_before_everything_and_refs_after_it() {
+        let ops = [
+            ".git=->d",
+            ".git/HEAD=->1",
+            ".git/objects=->d",
+            ".git/objects/aa=->1",
+            ".git/packed-refs=->1",
+            ".git/refs=->d",
+            ".git/refs/main=->1",
+            ".git/refs/old=1>-",
+            ".git/objects/bb=1>-",
+            "a=->1",
+            "d=d>1",
+            "d/x=1>-",
+        ]
+        .map(op);
+        let order: Vec<_> = order(&ops)
+            .into_iter()
+            .map(|i| ops[i].path.to_string())
+            .collect();
+        let expected = [
+            ".git",
+            ".git/objects",
+            ".git/refs",
+            ".git/objects/aa",
+            "a",
+            ".git/HEAD",
+            ".git/packed-refs",
+            ".git/refs/main",
+            "d/x",
+            "d",
+            ".git/refs/old",
+            ".git/objects/bb",
+        ];
+        assert_eq!(order, expected);
+    }
+
+    /// A root with `files`, and a staging folder in it.
+    fn root(files: &[(&str, &str)]) -> (tempfile::TempDir, Root, Staging) {
+        let folder = tempfile::tempdir().unwrap();
+        for (path, text) in files {
+            std::fs::create_dir_all(folder.path().join(path).parent().unwrap()).unwrap();
+            std::fs::write(folder.path().join(path), text).unwrap();
+        }
+        let root = Root::open(folder.path()).unwrap();
+        let staging = Staging::open(&root, None, None).unwrap();
+        (folder, root, staging)
+    }
+
+    fn stage(staging: &mut Staging, text: &str) -> Result<String, String> {
+        let content = (Digest::of(text.as_bytes()), text.len() as u64);
+        let mut file = staging.file(content, false).unwrap();
+        file.write(text.as_bytes()).unwrap();
+        Ok(file.finish(None).unwrap().0)
+    }
+
+    fn file(text: &str) -> Entry {
+        Entry::File {
+            digest: Digest::of(text.as_bytes()),
+            size: text.len() as u64,
+            executable: false,
+        }
+    }
+
+    #[test]
+    fn s14_s15_what_the_scan_did_not_see_is_never_overwritten() {
+        let (folder, root, mut staging) =
+            root(&[("a", "edited"), ("b", "appeared"), ("c", "edited")]);
+        let path = |p: &str| RelPath::new(p).unwrap();
+        let ops = [
+            Op {
+                path: path("a"),
+                old: Some(file("scanned")),
+                new: Some(file("new")),
+            },
+            Op {
+                path: path("b"),
+                old: None,
+                new: Some(file("new")),
+            },
+            Op {
+                path: path("c"),
+                old: Some(file("scanned")),
+                new: None,
+            },
+        ];
+        let staged = (0..2)
+            .map(|index| (index, stage(&mut staging, "new")))
+            .collect();
+        let results = apply(&root, &mut staging, &ops, &staged).unwrap();
+        assert!(
+            results
+                .iter()
+                .all(|result| matches!(result, Err(Refusal::Changed))),
+            "{results:?}"
+        );
+        for (name, text) in [("a", "edited"), ("b", "appeared"), ("c", "edited")] {
+            assert_eq!(
+                std::fs::read_to_string(folder.path().join(name)).unwrap(),
+                text
+            );
+        }
+        drop(staging);
+        assert_eq!(
+            std::fs::read_dir(folder.path()).unwrap().count(),
+            3,
+            "nothing is left in the tree"
+        );
+    }
+
+    #[test]
+    fn s42_no_ref_moves_when_an_object_is_missing() {
+        let (folder, root, mut staging) =
+            root(&[(".git/refs/main", "old"), (".git/objects/aa", "x")]);
+        let path = |p: &str| RelPath::new(p).unwrap();
+        let ops = [
+            Op {
+                path: path(".git/objects/bb"),
+                old: None,
+                new: Some(file("object")),
+            },
+            Op {
+                path: path(".git/refs/main"),
+                old: Some(file("old")),
+                new: Some(file("new")),
+            },
+            Op {
+                path: path(".git/objects/aa"),
+                old: Some(file("x")),
+                new: None,
+            },
+        ];
+        let mut staged = Staged::from([(1, stage(&mut staging, "new"))]);
+        drop(staged.insert(0, Err("it did not arrive".into())));
+        let results = apply(&root, &mut staging, &ops, &staged).unwrap();
+        assert!(results.iter().all(Result::is_err));
+        assert_eq!(
+            std::fs::read_to_string(folder.path().join(".git/refs/main")).unwrap(),
+            "old"
+        );
+        assert!(folder.path().join(".git/objects/aa").exists());
+    }
+
+    #[test]
+    fn s16_what_a_crash_left_in_staging_is_cleared_or_rescued() {
+        let (folder, root, mut staging) = root(&[]);
+        let name = stage(&mut staging, "complete").unwrap();
+        let place = folder.path().join(".sandbox-sync-staging");
+        std::fs::write(place.join("part-x"), "torn").unwrap();
+        std::fs::write(
+            place.join(format!("{}-9", Digest::of(b"new"))),
+            "the only copy",
+        )
+        .unwrap();
+        std::mem::forget(staging);
+        assert!(place.join(name).exists());
+        let staging = Staging::open(&root, None, None).unwrap();
+        drop(staging);
+        let left: Vec<_> = std::fs::read_dir(&place)
+            .unwrap()
+            .map(|e| e.unwrap().path())
+            .collect();
+        assert_eq!(left.len(), 1);
+        assert_eq!(std::fs::read_to_string(&left[0]).unwrap(), "the only copy");
     }
 }

@@ -22,6 +22,7 @@ use crate::rules::Rules;
 use crate::safety::Resolution;
 use crate::scan::Bounds;
 use crate::session::{Order, halted};
+use crate::stage::Staging;
 use crate::watch::Watch;
 
 type Channels = (mpsc::Receiver<Order>, broadcast::Sender<Event>);
@@ -80,6 +81,10 @@ fn open(path: &Path, options: &Options) -> Result<(Root, Base, Watch), Error> {
             }
             _ => Error::io("lock the workspace", error),
         })?;
+    if options.mode != Mode::ReadOnly {
+        Staging::sweep(&root, options.staging.as_deref())
+            .map_err(|error| Error::io("clear what an earlier session left", error))?;
+    }
     let base = Base::open(options.base_file.as_deref(), root.path());
     let watch = Watch::start(root.path());
     Ok((root, base, watch))

@@ -23,6 +23,7 @@ use crate::replica::{Batch, Replica, Setup, Wanted, Worker};
 use crate::root::Root;
 use crate::rules::Rules;
 use crate::scan::Bounds;
+use crate::stage::Staging;
 use crate::transfer::{self, Source};
 use crate::tree::{Entry, Tree};
 use crate::watch::Watch;
@@ -120,6 +121,8 @@ fn open(hello: Hello, options: Options) -> Result<(Replica, Watch), Error> {
     let path = PathBuf::from(std::ffi::OsString::from_vec(hello.root));
     let root = create_root(&path, hello.owner).and_then(|()| Root::open(&path));
     let root = root.map_err(|error| Error::io("open the workspace in the guest", error))?;
+    Staging::sweep(&root, options.staging.as_deref())
+        .map_err(|error| Error::io("clear what an earlier session left in the guest", error))?;
     let setup = Setup {
         rules: Arc::new(Rules::new(&hello.lists)?),
         bounds: Bounds {

@@ -328,3 +328,6 @@ fn silent(silence: Duration) -> Error {
 fn stream_error(error: io::Error) -> Error {
     Error::io("speak to the guest", error)
 }
+
+#[cfg(test)]
+mod tests;

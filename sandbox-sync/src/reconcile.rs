@@ -261,7 +261,7 @@ fn plan(rows: Vec<Row<'_>>) -> Plan {
 }
 
 /// Walks three trees at once, in path order.
-fn join<'a>(trees: [&'a Tree; 3]) -> impl Iterator<Item = (&'a RelPath, [Option<&'a Entry>; 3])> {
+fn join(trees: [&Tree; 3]) -> impl Iterator<Item = (&RelPath, [Option<&Entry>; 3])> {
     let mut walks = trees.map(|tree| tree.iter().peekable());
     std::iter::from_fn(move || {
         let path = walks
@@ -275,3 +275,6 @@ fn join<'a>(trees: [&'a Tree; 3]) -> impl Iterator<Item = (&'a RelPath, [Option<
         Some((path, entries))
     })
 }
+
+#[cfg(test)]
+mod tests;

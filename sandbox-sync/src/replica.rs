@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use crate::apply::{Refusal, Staged, apply};
+use crate::apply::{Outcomes, Staged, apply};
 use crate::path::RelPath;
 use crate::protocol::{CHUNK, Part, Piece};
 use crate::reconcile::Op;
@@ -209,7 +209,7 @@ impl Batch {
     }
 
     /// Makes the contents durable, puts everything in place, and makes that durable.
-    pub(crate) fn apply(mut self) -> io::Result<(Vec<Op>, Vec<Result<(), Refusal>>)> {
+    pub(crate) fn apply(mut self) -> io::Result<(Vec<Op>, Outcomes)> {
         flush(&self.files, self.staging.folder())?;
         self.files.clear();
         let results = apply(&self.root, &mut self.staging, &self.ops, &self.staged)?;

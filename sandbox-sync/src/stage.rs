@@ -15,7 +15,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, RenameFlags, Uid};
 use rustix::io::Errno;
 
-use crate::root::{DIRECTORY, Root};
+use crate::root::{DIRECTORY, Facts, Root};
 use crate::rules::STAGING_PREFIX;
 use crate::scan::{BUFFER, names, open_file};
 use crate::tree::Digest;
@@ -61,6 +61,14 @@ impl Staging {
         };
         staging.recover()?;
         Ok(staging)
+    }
+
+    /// Clears what an earlier session left in the root or outside; only for who alone writes to the root.
+    pub(crate) fn sweep(root: &Root, outside: Option<&Path>) -> io::Result<()> {
+        if outside.is_some() || Facts::at(root.folder(), in_root_name().as_bytes())?.is_some() {
+            drop(Self::open(root, outside, None)?);
+        }
+        Ok(())
     }
 
     pub(crate) fn folder(&self) -> &OwnedFd {
@@ -204,7 +212,7 @@ fn open_outside(root: &Root, path: &Path) -> io::Result<OwnedFd> {
     std::fs::create_dir_all(path)?;
     let folder = rustix::fs::open(path, DIRECTORY, Mode::empty())?;
     rustix::fs::fchmod(&folder, Mode::RWXU)?;
-    if crate::root::Facts::new(&rustix::fs::fstat(&folder)?).device == root.device() {
+    if Facts::new(&rustix::fs::fstat(&folder)?).device == root.device() {
         Ok(folder)
     } else {
         Err(io::ErrorKind::CrossesDevices.into())
@@ -246,12 +254,10 @@ pub(crate) struct StagedFile {
 
 impl Drop for StagedFile {
     fn drop(&mut self) {
-        if let Some(partial) = &self.partial {
-            drop(rustix::fs::unlinkat(
-                &self.folder,
-                partial,
-                AtFlags::empty(),
-            ));
+        if let Some(partial) = &self.partial
+            && let Err(error) = rustix::fs::unlinkat(&self.folder, partial, AtFlags::empty())
+        {
+            tracing::debug!(%error, "cannot clear a partial file");
         }
     }
 }

@@ -24,6 +24,17 @@ pub(crate) async fn receive(batch: Batch, source: &mut impl Source) -> Result<Ba
     let needed = batch.needed().to_vec();
     let (pieces, queue) = mpsc::channel(IN_FLIGHT);
     let disk = tokio::task::spawn_blocking(move || batch.fill(queue));
+    let received = pass_on(needed, source, pieces).await;
+    // Also after a failure: what was staged is cleared before the session ends.
+    let batch = disk.await.map_err(writer_ended)?;
+    received.map(|()| batch)
+}
+
+async fn pass_on(
+    needed: Vec<(u32, u64)>,
+    source: &mut impl Source,
+    pieces: mpsc::Sender<Piece>,
+) -> Result<(), Error> {
     for (item, size) in needed {
         let mut left = size;
         loop {
@@ -35,20 +46,17 @@ pub(crate) async fn receive(batch: Batch, source: &mut impl Source) -> Result<Ba
             }
             left -= length;
             let ended = piece.part != Part::More;
-            if pieces.send(piece).await.is_err() {
-                return Err(Error::io(
-                    "receive contents",
-                    std::io::Error::other("the writer ended"),
-                ));
-            }
+            pieces.send(piece).await.map_err(writer_ended)?;
             if ended {
                 break;
             }
         }
     }
-    drop(pieces);
-    disk.await
-        .map_err(|error| Error::io("receive contents", std::io::Error::other(error)))
+    Ok(())
+}
+
+fn writer_ended(error: impl Into<sandbox_base::BoxError>) -> Error {
+    Error::io("receive contents", std::io::Error::other(error))
 }
 
 /// Starts reading files; their pieces come out of the queue in order.
