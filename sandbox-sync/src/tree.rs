@@ -1,6 +1,6 @@
 //! A tree as data: what is at each path, by content, without times, owners or inodes.
 //!
-//! The three inputs of [`reconcile`](crate::reconcile) are trees of this kind. Two entries are the same
+//! The three inputs of the three-way merge are trees of this kind. Two entries are the same
 //! when a program that reads them cannot tell them apart: same type, same bytes, same executable bit,
 //! same link target. A tree that came from a peer is checked with [`Tree::check`] before anything looks
 //! at it.
