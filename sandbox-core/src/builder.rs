@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sandbox_base::{Dirs, Error, ErrorKind};
-use sandbox_net::RuleSet;
+use sandbox_net::policy::RuleSet;
 use sandbox_vm::image::Image;
 use sandbox_vm::{Hypervisor, Progress};
 
@@ -178,16 +178,18 @@ impl SandboxBuilder {
         let dirs = store.dirs.clone();
         let hypervisor = match self.hypervisor {
             Some(hypervisor) => hypervisor,
-            None => {
-                default_hypervisor(&dirs, helper::path(&dirs.cache)?, self.progress.clone())?
-            }
+            None => default_hypervisor(&dirs, helper::path(&dirs.cache)?, self.progress.clone())?,
         };
         let owned = take_name(&store, &name, Lifetime::Attached, spec).await?;
         let owner = Owner::new(owned, hypervisor, dirs, self.progress);
         // Dropping the owner on the way out removes what was made.
         owner.start().await?;
         control::serve(&owner).await?;
-        Ok(Sandbox { name, store, link: Link::Own(owner) })
+        Ok(Sandbox {
+            name,
+            store,
+            link: Link::Own(owner),
+        })
     }
 
     async fn create_detached(
@@ -197,8 +199,10 @@ impl SandboxBuilder {
         spec: Spec,
     ) -> Result<Sandbox, Error> {
         if self.hypervisor.is_some() {
-            return Err(Error::new(ErrorKind::Unsupported, "create a detached sandbox")
-                .with_detail("a hypervisor given as an object cannot be written down"));
+            return Err(
+                Error::new(ErrorKind::Unsupported, "create a detached sandbox")
+                    .with_detail("a hypervisor given as an object cannot be written down"),
+            );
         }
         drop(take_name(&store, &name, Lifetime::Detached, spec).await?);
         match launch(&store, &name).await {
@@ -218,9 +222,8 @@ impl SandboxBuilder {
 
     /// Checks the settings and writes them down.
     fn spec(&self) -> Result<Spec, Error> {
-        let invalid = |detail: String| {
-            Error::new(ErrorKind::Invalid, "create a sandbox").with_detail(detail)
-        };
+        let invalid =
+            |detail: String| Error::new(ErrorKind::Invalid, "create a sandbox").with_detail(detail);
         let image = ImageSource::of(&self.image)
             .ok_or_else(|| invalid("this kind of image cannot be written down".into()))?;
         let mut workspaces = Vec::new();
@@ -234,7 +237,10 @@ impl SandboxBuilder {
         }
         for tmpfs in &self.tmpfs {
             if !tmpfs.target.has_root() {
-                return Err(invalid(format!("{} is not absolute", tmpfs.target.display())));
+                return Err(invalid(format!(
+                    "{} is not absolute",
+                    tmpfs.target.display()
+                )));
             }
         }
         Ok(Spec {
@@ -271,7 +277,10 @@ fn resolve(workspace: &Workspace) -> Result<Workspace, Error> {
     if resolved.guest.has_root() && resolved.guest.parent().is_some() {
         return Ok(resolved);
     }
-    let detail = format!("{} is no absolute path below the root", resolved.guest.display());
+    let detail = format!(
+        "{} is no absolute path below the root",
+        resolved.guest.display()
+    );
     Err(Error::new(ErrorKind::Invalid, operation()).with_detail(detail))
 }
 
@@ -287,7 +296,9 @@ async fn take_name(
 
 fn made_up_name() -> Result<String, Error> {
     let random = sandbox_vm::agent::new_exec_id()?.0;
-    let hex: String = random[..4].iter().map(|byte| format!("{byte:02x}")).collect();
+    let hex: String = random[..4]
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
     Ok(format!("sandbox-{hex}"))
 }
-

@@ -100,13 +100,15 @@ impl<'a> Command<'a> {
 
     /// Adds arguments.
     pub fn args(&mut self, arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> &mut Self {
-        self.argv.extend(arguments.into_iter().map(|one| one.as_ref().to_owned()));
+        self.argv
+            .extend(arguments.into_iter().map(|one| one.as_ref().to_owned()));
         self
     }
 
     /// Adds or replaces a variable of its environment.
     pub fn env(&mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> &mut Self {
-        self.env.push((name.as_ref().to_owned(), value.as_ref().to_owned()));
+        self.env
+            .push((name.as_ref().to_owned(), value.as_ref().to_owned()));
         self
     }
 
@@ -218,7 +220,10 @@ impl<'a> Command<'a> {
     /// Those of [`Command::spawn`] and [`Child::wait`].
     pub async fn output(&mut self) -> Result<Output, Error> {
         let piped = Stdio::piped();
-        self.spawn_with(piped, piped).await?.wait_with_output().await
+        self.spawn_with(piped, piped)
+            .await?
+            .wait_with_output()
+            .await
     }
 
     async fn spawn_with(&mut self, stdout: Stdio, stderr: Stdio) -> Result<Child, Error> {
@@ -257,9 +262,17 @@ impl<'a> Command<'a> {
         let pair = |(name, value): &(OsString, OsString)| Ok((bytes(name)?, bytes(value)?));
         Ok(Exec {
             id: new_exec_id()?,
-            argv: self.argv.iter().map(|one| bytes(one)).collect::<Result<_, Error>>()?,
+            argv: self
+                .argv
+                .iter()
+                .map(|one| bytes(one))
+                .collect::<Result<_, Error>>()?,
             env: self.env.iter().map(pair).collect::<Result<_, Error>>()?,
-            env_remove: self.env_remove.iter().map(|one| bytes(one)).collect::<Result<_, _>>()?,
+            env_remove: self
+                .env_remove
+                .iter()
+                .map(|one| bytes(one))
+                .collect::<Result<_, _>>()?,
             env_clear: self.env_clear,
             cwd,
             user: self.user.clone().or(defaults.user),
@@ -272,7 +285,9 @@ impl<'a> Command<'a> {
                 .map(|(which, _)| *which)
                 .collect(),
             terminal: self.terminal,
-            timeout_ms: self.timeout.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
+            timeout_ms: self
+                .timeout
+                .map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
         })
     }
 }
@@ -320,9 +335,9 @@ impl Child {
         drop(self.stdin.take());
         let told = self.end.wait_for(Option::is_some).await;
         let ended = told.ok().and_then(|ended| ended.clone());
-        ended.unwrap_or_else(|| Err((ErrorKind::Disconnected, String::new()))).map_err(
-            |(kind, detail)| Error::new(kind, "wait for a command").with_detail(detail),
-        )
+        ended
+            .unwrap_or_else(|| Err((ErrorKind::Disconnected, String::new())))
+            .map_err(|(kind, detail)| Error::new(kind, "wait for a command").with_detail(detail))
     }
 
     /// Returns how it ended, if it has.
@@ -347,8 +362,7 @@ impl Child {
     /// As [`Child::wait`].
     pub async fn wait_with_output(mut self) -> Result<Output, Error> {
         let (stdout, stderr) = (self.stdout.take(), self.stderr.take());
-        let (stdout, stderr, status) =
-            tokio::join!(collect(stdout), collect(stderr), self.wait());
+        let (stdout, stderr, status) = tokio::join!(collect(stdout), collect(stderr), self.wait());
         Ok(Output {
             status: status?,
             truncated: stdout.1 || stderr.1,
@@ -444,9 +458,9 @@ impl Child {
             {
                 tracing::warn!(%error, "the workspaces are not in agreement");
             }
-            let ended = exit.map(|exit| ExitStatus(exit)).map_err(|error| {
-                (error.kind(), error.detail().unwrap_or_default().to_owned())
-            });
+            let ended = exit
+                .map(|exit| ExitStatus(exit))
+                .map_err(|error| (error.kind(), error.detail().unwrap_or_default().to_owned()));
             told.send_replace(Some(ended));
         });
     }
@@ -524,7 +538,9 @@ pub struct Output {
 }
 
 async fn collect(stream: Option<impl AsyncRead + Unpin>) -> (Vec<u8>, bool) {
-    let Some(mut stream) = stream else { return (Vec::new(), false) };
+    let Some(mut stream) = stream else {
+        return (Vec::new(), false);
+    };
     let mut kept = Vec::new();
     let mut buffer = vec![0; 64 * 1024];
     let mut more = false;

@@ -16,7 +16,7 @@ use std::sync::{Arc, Weak};
 use async_trait::async_trait;
 use sandbox_base::frame::{read_message, write_message};
 use sandbox_base::{BoxStream, Error, ErrorKind};
-use sandbox_net::RuleSet;
+use sandbox_net::policy::RuleSet;
 use sandbox_vm::Agent;
 use sandbox_vm::agent::StreamOpener;
 use sandbox_vm::channel::{Channel, Incoming, Side, Stream};
@@ -68,7 +68,11 @@ impl From<Error> for Refusal {
             detail = Some(detail.map_or(text.clone(), |detail| format!("{detail}: {text}")));
             source = cause.source();
         }
-        Self { kind: error.kind(), operation: error.operation().to_owned(), detail }
+        Self {
+            kind: error.kind(),
+            operation: error.operation().to_owned(),
+            detail,
+        }
     }
 }
 
@@ -119,7 +123,9 @@ async fn converse(owner: Weak<Owner>, mut incoming: Incoming) {
 
 async fn answer(owner: Weak<Owner>, mut stream: Stream) -> io::Result<()> {
     let open = read_message(&mut stream, MAX_MESSAGE).await?;
-    let Some(owner) = owner.upgrade() else { return Ok(()) };
+    let Some(owner) = owner.upgrade() else {
+        return Ok(());
+    };
     match open {
         Open::Guest => {
             let guest = async { owner.running()?.agent.raw().await }.await;
@@ -167,7 +173,10 @@ impl Remote {
 
     #[cfg(not(unix))]
     pub(crate) async fn connect(_path: &Path) -> Result<Self, Error> {
-        Err(Error::new(ErrorKind::Unsupported, "reach the sandbox's owner"))
+        Err(Error::new(
+            ErrorKind::Unsupported,
+            "reach the sandbox's owner",
+        ))
     }
 
     /// Speaks to the guest through the owner.
@@ -217,7 +226,9 @@ impl Remote {
         const OPERATION: &str = "ask the sandbox's owner";
         let io = |error| Error::io(OPERATION, error);
         let mut stream = self.channel.open().await.map_err(io)?;
-        write_message(&mut stream, &Open::Call(call), MAX_MESSAGE).await.map_err(io)?;
+        write_message(&mut stream, &Open::Call(call), MAX_MESSAGE)
+            .await
+            .map_err(io)?;
         let answer: Answer = read_message(&mut stream, MAX_MESSAGE).await.map_err(io)?;
         from_json(&answer?)
     }

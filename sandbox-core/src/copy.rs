@@ -38,7 +38,8 @@ pub(crate) async fn copy_in(
         (to, None)
     } else {
         let name = to.file_name().ok_or_else(|| {
-            Error::new(ErrorKind::Invalid, operation.clone()).with_detail("the target names no file")
+            Error::new(ErrorKind::Invalid, operation.clone())
+                .with_detail("the target names no file")
         })?;
         (to.parent().unwrap_or(to), Some(name.to_owned()))
     };
@@ -68,7 +69,8 @@ pub(crate) async fn copy_out(agent: &Agent, from: &Path, to: &Path) -> Result<()
     let single = from.file_name().map(PathBuf::from);
     blocking(move || {
         let parent = target.parent().ok_or_else(|| {
-            Error::new(ErrorKind::Invalid, operation.clone()).with_detail("the target names no file")
+            Error::new(ErrorKind::Invalid, operation.clone())
+                .with_detail("the target names no file")
         })?;
         let io = |error| Error::io(operation.clone(), error);
         fs::create_dir_all(parent).map_err(io)?;
@@ -83,7 +85,9 @@ pub(crate) async fn copy_out(agent: &Agent, from: &Path, to: &Path) -> Result<()
 }
 
 fn staging(parent: &Path) -> io::Result<PathBuf> {
-    let random = sandbox_vm::agent::new_exec_id().map_err(io::Error::other)?.0;
+    let random = sandbox_vm::agent::new_exec_id()
+        .map_err(io::Error::other)?
+        .0;
     let path = parent.join(format!(".sandbox-{:032x}", u128::from_be_bytes(random)));
     let mut builder = fs::DirBuilder::new();
     #[cfg(unix)]
@@ -96,14 +100,22 @@ fn staging(parent: &Path) -> io::Result<PathBuf> {
 fn receive(stream: BoxStream, staging: &Path, operation: &str) -> Result<bool, Error> {
     let io = |error| Error::io(operation, error);
     let mut archive = tar::Archive::new(SyncIoBridge::new(stream));
-    let mut budget = Budget { entries: MAX_ENTRIES, bytes: MAX_BYTES };
+    let mut budget = Budget {
+        entries: MAX_ENTRIES,
+        bytes: MAX_BYTES,
+    };
     let mut folder = false;
     for entry in archive.entries().map_err(io)? {
         let mut entry = entry.map_err(io)?;
         let path = entry.path().map_err(io)?.into_owned();
-        budget.spend(entry.size()).map_err(|detail| refused(operation, detail))?;
+        budget
+            .spend(entry.size())
+            .map_err(|detail| refused(operation, detail))?;
         let inside = beneath(&path).ok_or_else(|| {
-            refused(operation, format!("the archive names {:?}", path.display().to_string()))
+            refused(
+                operation,
+                format!("the archive names {:?}", path.display().to_string()),
+            )
         })?;
         folder |= inside.as_os_str().is_empty();
         unpack(&mut entry, staging, &inside).map_err(io)?;
@@ -122,8 +134,14 @@ struct Budget {
 
 impl Budget {
     fn spend(&mut self, bytes: u64) -> Result<(), String> {
-        self.entries = self.entries.checked_sub(1).ok_or("the archive has too many entries")?;
-        self.bytes = self.bytes.checked_sub(bytes).ok_or("the archive is too large")?;
+        self.entries = self
+            .entries
+            .checked_sub(1)
+            .ok_or("the archive has too many entries")?;
+        self.bytes = self
+            .bytes
+            .checked_sub(bytes)
+            .ok_or("the archive is too large")?;
         Ok(())
     }
 }
@@ -141,11 +159,7 @@ fn beneath(path: &Path) -> Option<PathBuf> {
     Some(inside)
 }
 
-fn unpack(
-    entry: &mut tar::Entry<'_, impl Read>,
-    staging: &Path,
-    inside: &Path,
-) -> io::Result<()> {
+fn unpack(entry: &mut tar::Entry<'_, impl Read>, staging: &Path, inside: &Path) -> io::Result<()> {
     let target = staging.join(inside);
     if has_link_above(staging, inside) {
         let reason = format!("{} lies behind a link", inside.display());
@@ -186,8 +200,13 @@ fn unpack(
 /// Tells whether a part of the path before its last is a link: the archive made one and now writes
 /// through it.
 fn has_link_above(root: &Path, inside: &Path) -> bool {
-    let parents = inside.ancestors().skip(1).filter(|parent| !parent.as_os_str().is_empty());
-    parents.into_iter().any(|parent| root.join(parent).is_symlink())
+    let parents = inside
+        .ancestors()
+        .skip(1)
+        .filter(|parent| !parent.as_os_str().is_empty());
+    parents
+        .into_iter()
+        .any(|parent| root.join(parent).is_symlink())
 }
 
 /// Tells whether a link at `path` beneath a root leads to something beneath it, by its text alone.
@@ -224,7 +243,11 @@ fn install(staging: &Path, target: &Path, name: Option<&Path>, folder: bool) -> 
         return merge(staging, target);
     }
     let name = name.ok_or(io::ErrorKind::InvalidInput)?;
-    let target = if target.is_dir() { target.join(name) } else { target.to_owned() };
+    let target = if target.is_dir() {
+        target.join(name)
+    } else {
+        target.to_owned()
+    };
     fs::rename(staging.join(name), target)
 }
 

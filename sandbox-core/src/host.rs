@@ -72,7 +72,10 @@ impl Host {
 
     /// Returns the strongest backend that can be used.
     pub fn strongest(&self) -> Option<Arc<dyn Hypervisor>> {
-        let usable = self.backends.iter().find(|backend| backend.availability.is_ok());
+        let usable = self
+            .backends
+            .iter()
+            .find(|backend| backend.availability.is_ok());
         usable.map(|backend| backend.hypervisor.clone())
     }
 
@@ -99,8 +102,11 @@ impl Host {
 /// `NotFound` when it names no home folder.
 pub fn default_dirs() -> Result<Dirs, Error> {
     Dirs::from_environment(|name| std::env::var_os(name)).ok_or_else(|| {
-        Error::new(sandbox_base::ErrorKind::NotFound, "find a place for sandboxes")
-            .with_detail("HOME is not set; name the folders instead")
+        Error::new(
+            sandbox_base::ErrorKind::NotFound,
+            "find a place for sandboxes",
+        )
+        .with_detail("HOME is not set; name the folders instead")
     })
 }
 
@@ -110,10 +116,13 @@ pub(crate) fn default_hypervisor(
     helper: PathBuf,
     progress: Progress,
 ) -> Result<Arc<dyn Hypervisor>, Error> {
-    hypervisors(dirs, helper, progress).into_iter().next().ok_or_else(|| {
-        Error::new(sandbox_base::ErrorKind::Unsupported, "choose a backend")
-            .with_detail("this build has no backend for this system")
-    })
+    hypervisors(dirs, helper, progress)
+        .into_iter()
+        .next()
+        .ok_or_else(|| {
+            Error::new(sandbox_base::ErrorKind::Unsupported, "choose a backend")
+                .with_detail("this build has no backend for this system")
+        })
 }
 
 #[cfg(target_os = "linux")]

@@ -60,7 +60,7 @@ pub use host::{Backend, Host, default_dirs};
 pub use lifecycle::{Lifetime, State};
 pub use sandbox::{MAX_READ, Sandbox};
 pub use sandbox_base::{Dirs, Error, ErrorKind};
-pub use sandbox_net::{self as net, RuleSet as NetworkPolicy};
+pub use sandbox_net::{self as net, policy::RuleSet as NetworkPolicy};
 pub use sandbox_vm::channel::protocol::TerminalSize;
 pub use sandbox_vm::hypervisor::{Acceleration, Isolation};
 pub use sandbox_vm::image::Image;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use sandbox_net::{Proxy, RuleSet, Subscription};
+use sandbox_net::{Proxy, event::Subscription, policy::RuleSet};
 use sandbox_vm::agent::GuestStreams;
 use sandbox_vm::channel::protocol::Forward;
 use tokio::task::AbortHandle;
@@ -27,7 +27,10 @@ const LOG_SIZE: u64 = 16 << 20;
 
 /// What the agent is asked to do for egress.
 pub(crate) fn forward() -> Forward {
-    Forward { port: PROXY.port(), service: SERVICE.to_owned() }
+    Forward {
+        port: PROXY.port(),
+        service: SERVICE.to_owned(),
+    }
 }
 
 /// The variables that tell programs inside of the proxy.
@@ -70,10 +73,16 @@ async fn write_log(mut events: Subscription, path: PathBuf) {
 }
 
 fn append(path: &Path, line: &str) -> std::io::Result<()> {
-    let mut file = fs::OpenOptions::new().create(true).append(true).open(path)?;
+    let mut file = fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(path)?;
     if file.metadata()?.len() > LOG_SIZE {
         fs::rename(path, path.with_extension("jsonl.1"))?;
-        file = fs::OpenOptions::new().create(true).append(true).open(path)?;
+        file = fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(path)?;
     }
     file.write_all(format!("{}\n", line.trim_end()).as_bytes())
 }

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use sandbox_base::{Dirs, Error, ErrorKind};
-use sandbox_net::{Proxy, RuleSet};
+use sandbox_net::{Proxy, policy::RuleSet};
 use sandbox_vm::channel::protocol::{self, Root, Setup};
 use sandbox_vm::hypervisor::{Disk, HypervisorExt, MachineSpec};
 use sandbox_vm::image::{ImageStore, RootImage};
@@ -92,7 +92,11 @@ impl Owner {
         }
         match self.boot(owned).await {
             Ok(running) => {
-                let next = owned.record.state.after(Move::Booted).unwrap_or(State::Running);
+                let next = owned
+                    .record
+                    .state
+                    .after(Move::Booted)
+                    .unwrap_or(State::Running);
                 owned.enter(next)?;
                 self.watch_machine(&running, owned.record.spec.limits.run_time);
                 self.running.send_replace(Some(running));
@@ -146,9 +150,11 @@ impl Owner {
             Some(user) if !spec.workspaces.is_empty() => Some(numbers(&agent, user).await?),
             _ => None,
         };
-        let workspaces =
-            Workspaces::open(&agent, &spec.workspaces, &owned.folder, owner).await?;
-        let cwd = spec.workspaces.first().map(|workspace| workspace.guest.clone());
+        let workspaces = Workspaces::open(&agent, &spec.workspaces, &owned.folder, owner).await?;
+        let cwd = spec
+            .workspaces
+            .first()
+            .map(|workspace| workspace.guest.clone());
         let cwd = cwd.or_else(|| image.config.working_dir.clone().map(PathBuf::from));
         Ok(Running {
             agent,
@@ -188,7 +194,11 @@ impl Owner {
 
     async fn machine_ended(&self, machine: &Weak<dyn Machine>) {
         let mut guard = self.owned.lock().await;
-        let present = self.running.borrow().as_ref().map(|running| Arc::downgrade(&running.machine));
+        let present = self
+            .running
+            .borrow()
+            .as_ref()
+            .map(|running| Arc::downgrade(&running.machine));
         if !present.is_some_and(|present| present.ptr_eq(machine)) {
             return;
         }
@@ -206,7 +216,9 @@ impl Owner {
     pub(crate) async fn stop(&self) -> Result<(), Error> {
         let mut guard = self.owned.lock().await;
         self.end_machine().await?;
-        let Some(owned) = guard.as_mut() else { return Ok(()) };
+        let Some(owned) = guard.as_mut() else {
+            return Ok(());
+        };
         match owned.record.state.after(Move::Ended) {
             Some(next) => owned.enter(next),
             None => Ok(()),
@@ -214,7 +226,9 @@ impl Owner {
     }
 
     async fn end_machine(&self) -> Result<(), Error> {
-        let Some(running) = self.running.send_replace(None) else { return Ok(()) };
+        let Some(running) = self.running.send_replace(None) else {
+            return Ok(());
+        };
         if let Err(error) = running.workspaces.flush().await {
             tracing::warn!(%error, "the last look at the workspaces failed");
         }
@@ -252,7 +266,13 @@ impl Owner {
 
     pub(crate) async fn network(&self) -> Result<RuleSet, Error> {
         let guard = self.owned.lock().await;
-        Ok(guard.as_ref().ok_or_else(removed)?.record.spec.network.clone())
+        Ok(guard
+            .as_ref()
+            .ok_or_else(removed)?
+            .record
+            .spec
+            .network
+            .clone())
     }
 
     /// Returns what there is while the machine runs.
@@ -291,13 +311,21 @@ impl Owner {
     }
 
     pub(crate) fn keep(&self, task: AbortHandle) {
-        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).push(task);
+        self.tasks
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(task);
     }
 }
 
 impl Drop for Owner {
     fn drop(&mut self) {
-        for task in self.tasks.get_mut().unwrap_or_else(PoisonError::into_inner).drain(..) {
+        for task in self
+            .tasks
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner)
+            .drain(..)
+        {
             task.abort();
         }
         // The machine goes first, with its watchdog's pipe.
@@ -330,7 +358,9 @@ fn machine_spec(owned: &Owned, image: &RootImage, disk: PathBuf) -> MachineSpec 
 
 fn setup(owned: &Owned, image: &RootImage) -> Setup {
     let spec = &owned.record.spec;
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).ok();
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .ok();
     let clock = now.and_then(|now| Some((i64::try_from(now.as_secs()).ok()?, now.subsec_nanos())));
     let mount = |tmpfs: &crate::spec::Tmpfs| protocol::Mount::Tmpfs {
         target: tmpfs.target.display().to_string(),

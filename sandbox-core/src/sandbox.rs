@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use sandbox_base::{Dirs, Error, ErrorKind};
-use sandbox_net::{RuleSet, Subscription};
+use sandbox_net::{event::Subscription, policy::RuleSet};
 use sandbox_vm::Agent;
 use sandbox_vm::agent::NewFile;
 
@@ -74,7 +74,11 @@ impl Sandbox {
             true => Some(Remote::connect(&store.control_socket(&found.record)).await?),
             false => None,
         };
-        Ok(Self { name, store, link: Link::Other(tokio::sync::Mutex::new(remote)) })
+        Ok(Self {
+            name,
+            store,
+            link: Link::Other(tokio::sync::Mutex::new(remote)),
+        })
     }
 
     /// Lists the sandboxes in given places, and removes what dead owners left there.
@@ -121,7 +125,9 @@ impl Sandbox {
             Link::Own(owner) => owner.describe().await,
             Link::Other(remote) => match live(&mut *remote.lock().await) {
                 Some(remote) => remote.describe().await,
-                None => Ok(Description::of(&find(&self.store, &self.name).await?.record)),
+                None => Ok(Description::of(
+                    &find(&self.store, &self.name).await?.record,
+                )),
             },
         }
     }
@@ -138,7 +144,10 @@ impl Sandbox {
     /// `NotFound`, `PermissionDenied`, `Invalid` for what is no regular file, `Exhausted` for what is
     /// longer, `Disconnected` when the sandbox does not run.
     pub async fn read(&self, path: impl AsRef<Path>) -> Result<Vec<u8>, Error> {
-        self.agent().await?.read(bytes_of(path.as_ref())?, MAX_READ).await
+        self.agent()
+            .await?
+            .read(bytes_of(path.as_ref())?, MAX_READ)
+            .await
     }
 
     /// Writes a whole file inside, with mode 0644, owned by the sandbox's user. It is old or new, never
@@ -177,7 +186,11 @@ impl Sandbox {
     ///
     /// `NotFound` for what is not there, `Protocol` for what tries to get out, and what either file
     /// system answers.
-    pub async fn copy_out(&self, from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<(), Error> {
+    pub async fn copy_out(
+        &self,
+        from: impl AsRef<Path>,
+        to: impl AsRef<Path>,
+    ) -> Result<(), Error> {
         copy::copy_out(&self.agent().await?, from.as_ref(), to.as_ref()).await
     }
 
@@ -257,7 +270,9 @@ impl Sandbox {
             Link::Own(owner) => owner.stop().await,
             Link::Other(remote) => {
                 let mut remote = remote.lock().await;
-                let Some(owner) = live(&mut remote) else { return Ok(()) };
+                let Some(owner) = live(&mut remote) else {
+                    return Ok(());
+                };
                 owner.stop().await?;
                 if self.describe_record().await?.lifetime == Lifetime::Detached {
                     // The supervisor goes with its machine, and with it the lock.
@@ -345,7 +360,9 @@ impl Sandbox {
     }
 
     async fn describe_record(&self) -> Result<Description, Error> {
-        Ok(Description::of(&find(&self.store, &self.name).await?.record))
+        Ok(Description::of(
+            &find(&self.store, &self.name).await?.record,
+        ))
     }
 }
 
@@ -408,8 +425,11 @@ pub(crate) fn bytes_of(path: &Path) -> Result<&[u8], Error> {
     if absolute {
         return Ok(path.as_os_str().as_encoded_bytes());
     }
-    Err(Error::new(ErrorKind::Invalid, format!("use the path {} inside", path.display()))
-        .with_detail("it must be absolute"))
+    Err(Error::new(
+        ErrorKind::Invalid,
+        format!("use the path {} inside", path.display()),
+    )
+    .with_detail("it must be absolute"))
 }
 
 impl State {

@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use sandbox_net::RuleSet;
+use sandbox_net::policy::RuleSet;
 use sandbox_vm::image::Image;
 use serde::{Deserialize, Serialize};
 
@@ -177,9 +177,9 @@ impl ImageSource {
             Image::Default => Some(Self::Default),
             Image::Directory(path) => Some(Self::Directory(absolute(path))),
             Image::Tar(path) => Some(Self::Tar(absolute(path))),
-            Image::OciLayout { path, reference, .. } => {
-                Some(Self::OciLayout(absolute(path), reference.clone()))
-            }
+            Image::OciLayout {
+                path, reference, ..
+            } => Some(Self::OciLayout(absolute(path), reference.clone())),
             _ => None,
         }
     }

@@ -86,13 +86,20 @@ impl Store {
     }
 
     /// Takes a name for this process.
-    pub(crate) fn create(&self, name: &str, lifetime: Lifetime, spec: Spec) -> Result<Owned, Error> {
+    pub(crate) fn create(
+        &self,
+        name: &str,
+        lifetime: Lifetime,
+        spec: Spec,
+    ) -> Result<Owned, Error> {
         check_name(name)?;
         let _guard = self.guard()?;
         let folder = self.folder(name);
         if folder.exists() && self.look(name)?.is_some() {
-            return Err(Error::new(ErrorKind::Conflict, format!("create the sandbox {name}"))
-                .with_detail("the name is taken; remove that sandbox or choose another name"));
+            return Err(
+                Error::new(ErrorKind::Conflict, format!("create the sandbox {name}"))
+                    .with_detail("the name is taken; remove that sandbox or choose another name"),
+            );
         }
         make_private(&folder)?;
         let lock = FileLock::try_acquire(&folder.join("lock"))
@@ -108,7 +115,12 @@ impl Store {
             spec,
         };
         let runtime = self.dirs.runtime.join(&record.id);
-        let owned = Owned { record, folder, runtime, _lock: lock };
+        let owned = Owned {
+            record,
+            folder,
+            runtime,
+            _lock: lock,
+        };
         owned.save()?;
         make_private(&owned.runtime)?;
         Ok(owned)
@@ -127,7 +139,12 @@ impl Store {
             })?;
         let runtime = self.dirs.runtime.join(&found.record.id);
         make_private(&runtime)?;
-        Ok(Owned { record: found.record, folder, runtime, _lock: lock })
+        Ok(Owned {
+            record: found.record,
+            folder,
+            runtime,
+            _lock: lock,
+        })
     }
 
     /// Lists the sandboxes and removes what dead owners left.
@@ -138,8 +155,10 @@ impl Store {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(error) => return Err(Error::io("list sandboxes", error)),
         };
-        let mut names: Vec<String> =
-            entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
+        let mut names: Vec<String> = entries
+            .flatten()
+            .filter_map(|entry| entry.file_name().into_string().ok())
+            .collect();
         names.sort();
         let mut found = Vec::new();
         for name in names {
@@ -166,7 +185,10 @@ impl Store {
             .map_err(|error| Error::io(format!("look at the sandbox {name}"), error))?;
         let record = read_record(&folder);
         match (record, lock) {
-            (Ok(record), None) => Ok(Some(Found { record, owned: true })),
+            (Ok(record), None) => Ok(Some(Found {
+                record,
+                owned: true,
+            })),
             // It is being created: there is no more to say than its name.
             (Err(error), None) => {
                 tracing::debug!(%error, name, "owned, but without a record");
@@ -197,12 +219,17 @@ impl Store {
     fn stopped(&self, mut record: Record) -> Result<Found, Error> {
         remove_tree(&self.dirs.runtime.join(&record.id))?;
         record.state = State::Stopped;
-        Ok(Found { record, owned: false })
+        Ok(Found {
+            record,
+            owned: false,
+        })
     }
 
     /// A runtime folder whose sandbox is gone belonged to an owner that died between the two removals.
     fn remove_lost_runtime_folders(&self, found: &[Found]) {
-        let Ok(entries) = fs::read_dir(&self.dirs.runtime) else { return };
+        let Ok(entries) = fs::read_dir(&self.dirs.runtime) else {
+            return;
+        };
         for entry in entries.flatten() {
             let name = entry.file_name();
             let known = found.iter().any(|one| *one.record.id == *name);
@@ -218,7 +245,9 @@ impl Store {
     /// Records are written before runtime folders are made, under the guard: one without the other is
     /// never a sandbox that is being created, unless its record could not be read.
     fn being_created(&self, runtime: &Path) -> bool {
-        let Ok(entries) = fs::read_dir(self.sandboxes()) else { return false };
+        let Ok(entries) = fs::read_dir(self.sandboxes()) else {
+            return false;
+        };
         entries.flatten().any(|entry| {
             read_record(&entry.path()).is_ok_and(|record| runtime.ends_with(&record.id))
         })
@@ -277,8 +306,7 @@ fn read_record(folder: &Path) -> Result<Record, Error> {
     struct Format {
         format: u32,
     }
-    let text =
-        fs::read(folder.join("record.json")).map_err(|error| Error::io(OPERATION, error))?;
+    let text = fs::read(folder.join("record.json")).map_err(|error| Error::io(OPERATION, error))?;
     let invalid = |error| Error::new(ErrorKind::Invalid, OPERATION).with_source(error);
     let Format { format } = serde_json::from_slice(&text).map_err(invalid)?;
     if format != FORMAT {
@@ -350,8 +378,22 @@ mod tests {
         for good in ["a", "my-sandbox-2", &"x".repeat(63)] {
             check_name(good).unwrap();
         }
-        for bad in ["", "-a", "a-", "A", "a_b", "a/b", "..", "a b", &"x".repeat(64)] {
-            assert_eq!(check_name(bad).unwrap_err().kind(), ErrorKind::Invalid, "{bad:?}");
+        for bad in [
+            "",
+            "-a",
+            "a-",
+            "A",
+            "a_b",
+            "a/b",
+            "..",
+            "a b",
+            &"x".repeat(64),
+        ] {
+            assert_eq!(
+                check_name(bad).unwrap_err().kind(),
+                ErrorKind::Invalid,
+                "{bad:?}"
+            );
         }
     }
 }

@@ -48,19 +48,37 @@ pub(crate) async fn launch(helper: &Path, dirs: &Dirs, name: &str) -> Result<(),
     const OPERATION: &str = "start the sandbox's supervisor";
     let io = |error| Error::io(OPERATION, error);
     let mut process = tokio::process::Command::new(helper);
-    process.arg(VERB).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+    process
+        .arg(VERB)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null());
     #[cfg(unix)]
     process.process_group(0);
     let mut child = process.spawn().map_err(io)?;
-    let job = Job { dirs: dirs.clone(), name: name.to_owned(), helper: helper.to_owned() };
+    let job = Job {
+        dirs: dirs.clone(),
+        name: name.to_owned(),
+        helper: helper.to_owned(),
+    };
     let mut line = serde_json::to_vec(&job)
         .map_err(|error| Error::new(ErrorKind::Io, OPERATION).with_source(error))?;
     line.push(b'\n');
-    let mut stdin = child.stdin.take().ok_or_else(|| io(io::ErrorKind::BrokenPipe.into()))?;
-    let stdout = child.stdout.take().ok_or_else(|| io(io::ErrorKind::BrokenPipe.into()))?;
+    let mut stdin = child
+        .stdin
+        .take()
+        .ok_or_else(|| io(io::ErrorKind::BrokenPipe.into()))?;
+    let stdout = child
+        .stdout
+        .take()
+        .ok_or_else(|| io(io::ErrorKind::BrokenPipe.into()))?;
     stdin.write_all(&line).await.map_err(io)?;
     let mut answer = Vec::new();
-    BufReader::new(stdout).take(MAX_LINE).read_until(b'\n', &mut answer).await.map_err(io)?;
+    BufReader::new(stdout)
+        .take(MAX_LINE)
+        .read_until(b'\n', &mut answer)
+        .await
+        .map_err(io)?;
     // It goes on by itself; reaped here if it should end while this process lives.
     tokio::spawn(async move { child.wait().await });
     let word: Word = serde_json::from_slice(&answer).map_err(|_| {
@@ -83,14 +101,21 @@ pub(crate) async fn launch(helper: &Path, dirs: &Dirs, name: &str) -> Result<(),
 /// When there is no job, or the sandbox could not be started.
 pub async fn run() -> io::Result<()> {
     let mut line = Vec::new();
-    BufReader::new(tokio::io::stdin()).take(MAX_LINE).read_until(b'\n', &mut line).await?;
+    BufReader::new(tokio::io::stdin())
+        .take(MAX_LINE)
+        .read_until(b'\n', &mut line)
+        .await?;
     let job: Job = serde_json::from_slice(&line).map_err(io::Error::other)?;
     let started = start(&job).await;
     let word = Word {
         failed: started.as_ref().err().map(|error| {
             let detail = error.detail().map(str::to_owned);
             let source = std::error::Error::source(error).map(ToString::to_string);
-            (error.kind(), error.operation().to_owned(), detail.or(source))
+            (
+                error.kind(),
+                error.operation().to_owned(),
+                detail.or(source),
+            )
         }),
     };
     let mut text = serde_json::to_vec(&word).map_err(io::Error::other)?;

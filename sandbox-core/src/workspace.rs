@@ -35,14 +35,26 @@ impl SyncReport {
     fn new(workspace: &Path, report: &Report) -> Self {
         Self {
             workspace: workspace.display().to_string(),
-            to_host: report.to_host.iter().map(|one| one.path.to_string()).collect(),
-            to_guest: report.to_guest.iter().map(|one| one.path.to_string()).collect(),
-            conflicts: report.conflicts.iter().map(|one| one.path.to_string()).collect(),
+            to_host: report
+                .to_host
+                .iter()
+                .map(|one| one.path.to_string())
+                .collect(),
+            to_guest: report
+                .to_guest
+                .iter()
+                .map(|one| one.path.to_string())
+                .collect(),
+            conflicts: report
+                .conflicts
+                .iter()
+                .map(|one| one.path.to_string())
+                .collect(),
             held: report.held.iter().map(|one| one.path.to_string()).collect(),
             problems: report
                 .problems
                 .iter()
-                .map(|one| format!("{}: {}", one.path, one.message))
+                .map(|one| format!("{}: {}", one.path, one.text))
                 .collect(),
         }
     }
@@ -65,7 +77,11 @@ impl Workspaces {
         let mut sessions = Vec::new();
         for (index, workspace) in workspaces.iter().enumerate() {
             let stream: BoxStream = agent.service(SERVICE).await?;
-            let mode = if workspace.read_only { Mode::ReadOnly } else { Mode::TwoWaySafe };
+            let mode = if workspace.read_only {
+                Mode::ReadOnly
+            } else {
+                Mode::TwoWaySafe
+            };
             let mut options = Options::default()
                 .with_mode(mode)
                 .with_guest_root(&workspace.guest)
@@ -85,8 +101,10 @@ impl Workspaces {
     pub(crate) async fn flush(self: &Arc<Self>) -> Result<Vec<SyncReport>, Error> {
         let mut reports = Vec::new();
         for (workspace, session) in &self.sessions {
-            let report =
-                session.flush().await.map_err(|error| failed(&workspace.host, error))?;
+            let report = session
+                .flush()
+                .await
+                .map_err(|error| failed(&workspace.host, error))?;
             reports.push(SyncReport::new(&workspace.host, &report));
         }
         Ok(reports)

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use sandbox_vm::channel::Stream;
 use sandbox_vm::guest::{Agent, Role, Services, init};
 
 /// Runs as the first process of a machine. When that fails the machine is powered off: a first process
@@ -38,4 +39,22 @@ fn runtime() -> io::Result<tokio::runtime::Runtime> {
 
 fn services() -> Services {
     Services::new()
+        .with_stream("sync", |stream| Box::pin(synchronize(stream)))
+        .with_listener("egress", |listener, host| {
+            Box::pin(async move {
+                let served = sandbox_net::guest::serve(listener, move || {
+                    let host = host.clone();
+                    async move { host.open().await }
+                });
+                let Err(error) = served.await;
+                super::report(&error);
+            })
+        })
+}
+
+async fn synchronize(stream: Stream) {
+    let options = sandbox_sync::guest::Options::default();
+    if let Err(error) = sandbox_sync::guest::serve(Box::new(stream), options).await {
+        super::report(&std::io::Error::other(error));
+    }
 }

@@ -19,12 +19,12 @@ use super::agent::Shared;
 use super::descriptor::Descriptor;
 use super::group::Group;
 use super::process::{Child, Spawn, open_terminal, resize_terminal};
-use crate::users::{self, User};
 use crate::channel::Stream;
 use crate::channel::protocol::{
     Exec, ExecControl, ExecEvent, Exit, ExitCause, Failure, FailureKind, MAX_MESSAGE, Stdio,
     TerminalSize,
 };
+use crate::users::{self, User};
 
 /// The size of a command's pipes: larger than the default, because each wake-up is dear in an emulated
 /// guest.

@@ -15,9 +15,9 @@ use tokio::io::AsyncWriteExt;
 use tokio_util::io::SyncIoBridge;
 
 use super::agent::Shared;
-use crate::users::{self, User};
 use crate::channel::Stream;
 use crate::channel::protocol::{Failure, FailureKind, FileReply, FileRequest, MAX_MESSAGE, Reply};
+use crate::users::{self, User};
 
 /// Answers one request on its stream.
 pub(crate) async fn answer(

@@ -163,7 +163,10 @@ fn device(name: &str) -> Reply<String> {
     });
     match found {
         Some(disk) => Ok(format!("/dev/{}", disk.file_name().to_string_lossy())),
-        None => Err(Failure::new(FailureKind::NotFound, format!("the machine has no {name}"))),
+        None => Err(Failure::new(
+            FailureKind::NotFound,
+            format!("the machine has no {name}"),
+        )),
     }
 }
 

@@ -88,12 +88,14 @@ impl Watchdog {
         let mut end = self.end.clone();
         async move {
             let told = end.wait_for(Option::is_some).await;
-            told.ok().and_then(|event| event.clone()).unwrap_or_else(|| Event::Ended {
-                code: None,
-                signal: None,
-                output: "its watchdog is gone".into(),
-                left: Vec::new(),
-            })
+            told.ok()
+                .and_then(|event| event.clone())
+                .unwrap_or_else(|| Event::Ended {
+                    code: None,
+                    signal: None,
+                    output: "its watchdog is gone".into(),
+                    left: Vec::new(),
+                })
         }
     }
 

@@ -130,7 +130,11 @@ fn attend(child: &mut Child, output: OwnedFd) -> io::Result<End> {
         if ready.get(2) == Some(&true) {
             tail.read();
         }
-        let owner = if ready[1] { hear_owner(&mut stdin.lock()) } else { Owner::Quiet };
+        let owner = if ready[1] {
+            hear_owner(&mut stdin.lock())
+        } else {
+            Owner::Quiet
+        };
         if owner != Owner::Quiet {
             child.kill()?;
         }
@@ -138,7 +142,11 @@ fn attend(child: &mut Child, output: OwnedFd) -> io::Result<End> {
             let status = child.wait()?;
             tail.read();
             let output = String::from_utf8_lossy(&tail.kept).into_owned();
-            return Ok(End { status, output, orphaned: owner == Owner::Gone });
+            return Ok(End {
+                status,
+                output,
+                orphaned: owner == Owner::Gone,
+            });
         }
     }
 }

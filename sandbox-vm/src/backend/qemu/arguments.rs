@@ -84,7 +84,10 @@ pub(super) fn arguments(
     add(&["-device", "virtio-balloon-device,free-page-reporting=on"]);
     for (index, disk) in spec.disks.iter().enumerate() {
         add(&["-blockdev", &block_device(index, disk)]);
-        add(&["-device", &format!("virtio-blk-device,drive=disk{index},serial=disk{index}")]);
+        add(&[
+            "-device",
+            &format!("virtio-blk-device,drive=disk{index},serial=disk{index}"),
+        ]);
     }
     line
 }

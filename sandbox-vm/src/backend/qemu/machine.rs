@@ -63,7 +63,8 @@ async fn start_in(
         agent: &agent,
         qmp: &qmp,
     };
-    let job = Job::new(arguments(launch, spec, ends)).with_removal(folder)
+    let job = Job::new(arguments(launch, spec, ends))
+        .with_removal(folder)
         .with_removal_when_orphaned(spec.remove_when_orphaned.iter().cloned());
     let watchdog = Watchdog::start(&config.helper, &job)
         .await

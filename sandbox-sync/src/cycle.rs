@@ -1,0 +1,228 @@
+//! One cycle: look at both sides, plan, move contents, apply, record.
+//!
+//! The order carries the promise that nothing is lost: nothing is written before the plan passed the
+//! [safety checks](crate::safety); contents are staged and durable before the first rename; the base is
+//! recorded after everything it says is durable on both sides, and says only what was seen to succeed. A
+//! cycle that ends anywhere in between leaves a base that is too old, and the next cycle finds that the
+//! sides agree already.
+
+use std::io;
+use std::sync::Arc;
+
+use crate::base::Base;
+use crate::error::Error;
+use crate::options::Options;
+use crate::path::RelPath;
+use crate::peer::Peer;
+use crate::reconcile::{Input, Op, Plan, reconcile};
+use crate::replica::{Batch, Replica, Worker};
+use crate::report::{Change, Problem, Report, Side, Untracked};
+use crate::root::Root;
+use crate::rules::Rules;
+use crate::safety::{self, Halt, Resolution};
+use crate::tree::{Entry, Reason, Tree};
+
+/// Everything that a cycle works on.
+pub(crate) struct Engine {
+    pub(crate) root: Arc<Root>,
+    pub(crate) host: Worker<Replica>,
+    pub(crate) peer: Peer,
+    pub(crate) base: Worker<Base>,
+    pub(crate) rules: Arc<Rules>,
+    pub(crate) options: Options,
+}
+
+/// How a cycle ended, if it did not fail.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    Done(Report),
+    /// Nothing was written.
+    Halted(Halt),
+}
+
+/// Why a cycle failed.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) error: Error,
+    /// The peer is not to be spoken to again.
+    pub(crate) fatal: bool,
+}
+
+impl Failure {
+    fn fatal(error: Error) -> Self {
+        Self { error, fatal: true }
+    }
+
+    /// A failure of our own side, between two questions to the peer.
+    fn local(operation: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |error| Self {
+            error: Error::io(operation, error),
+            fatal: false,
+        }
+    }
+}
+
+/// What was planned, on the trees that it was planned for.
+struct Planned {
+    plan: Plan,
+    untracked: Vec<Untracked>,
+}
+
+impl Engine {
+    /// Runs one cycle. Not cancel safe: dropped half-way, the peer is in the middle of an answer.
+    pub(crate) async fn cycle(
+        &mut self,
+        resolution: Option<Resolution>,
+    ) -> Result<Outcome, Failure> {
+        if let Some(halt) = self.scan().await? {
+            return Ok(Outcome::Halted(halt));
+        }
+        let planned = match self.plan(resolution).await? {
+            Ok(planned) => planned,
+            Err(halt) => return Ok(Outcome::Halted(halt)),
+        };
+        let Plan {
+            to_host,
+            to_guest,
+            mut agreed,
+            conflicts,
+            held,
+        } = planned.plan;
+        let mut report = Report {
+            conflicts,
+            held,
+            untracked: planned.untracked,
+            ..Report::default()
+        };
+
+        let batch = self.fetch(to_host).await?;
+        if !to_guest.is_empty() {
+            let answers = self.peer.carry_out(&to_guest, self.root.clone()).await;
+            let answers = answers.map_err(Failure::fatal)?;
+            report.to_guest = sort(
+                Side::Guest,
+                to_guest,
+                answers,
+                &mut agreed,
+                &mut report.problems,
+            );
+        }
+        if let Some(batch) = batch {
+            let applied = tokio::task::spawn_blocking(move || batch.apply()).await;
+            let applied = applied.map_err(io::Error::other).flatten();
+            let (ops, answers) = applied.map_err(Failure::local("apply on the host"))?;
+            let answers = answers
+                .into_iter()
+                .map(|a| a.map_err(|refusal| refusal.to_string()));
+            report.to_host = sort(Side::Host, ops, answers, &mut agreed, &mut report.problems);
+        }
+
+        let record = move |base: &mut Base| base.record(agreed);
+        let recorded = self.base.run(record).await.flatten();
+        recorded.map_err(Failure::local("record the base"))?;
+        Ok(Outcome::Done(report))
+    }
+
+    async fn scan(&mut self) -> Result<Option<Halt>, Failure> {
+        let scan = self.host.run(|replica| replica.scan().map(drop));
+        let (host, guest) = tokio::join!(scan, self.peer.scan());
+        let guest_there = guest.map_err(Failure::fatal)?;
+        match host.flatten() {
+            Ok(()) if guest_there => Ok(None),
+            Ok(()) => Ok(Some(Halt::RootReplaced { side: Side::Guest })),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Ok(Some(Halt::RootReplaced { side: Side::Host }))
+            }
+            Err(error) => Err(Failure::local("scan the host's folder")(error)),
+        }
+    }
+
+    async fn plan(
+        &mut self,
+        resolution: Option<Resolution>,
+    ) -> Result<Result<Planned, Halt>, Failure> {
+        // Planning reads three trees that live with three owners; it is quick, and the trees are lent
+        // for as long as it takes.
+        let host = self.host.run(|replica| replica.tree().clone()).await;
+        let base = self.base.run(|base| base.tree().clone()).await;
+        let host = host.map_err(Failure::local("plan"))?;
+        let mut base = base.map_err(Failure::local("plan"))?;
+        let guest = self.peer.tree();
+        if resolution == Some(Resolution::Restore) {
+            safety::forget_deleted(&mut base, [&host, guest]);
+        }
+        let plan = reconcile(Input {
+            base: &base,
+            host: &host,
+            guest,
+            rules: &self.rules,
+            mode: self.options.mode,
+        });
+        let halt = match resolution {
+            Some(Resolution::Propagate) => None,
+            _ => safety::check(&base, [&host, guest], &plan, self.options.thresholds),
+        };
+        Ok(match halt {
+            Some(halt) => Err(halt),
+            None => Ok(Planned {
+                plan,
+                untracked: untracked(&host, guest),
+            }),
+        })
+    }
+
+    /// Stages what is to be changed on the host.
+    async fn fetch(&mut self, ops: Vec<Op>) -> Result<Option<Batch>, Failure> {
+        if ops.is_empty() {
+            return Ok(None);
+        }
+        let batch = self
+            .host
+            .run(move |replica| replica.prepare(ops))
+            .await
+            .flatten();
+        let batch = batch.map_err(Failure::local("stage on the host"))?;
+        let batch = self.peer.fetch(batch).await.map_err(Failure::fatal)?;
+        Ok(Some(batch))
+    }
+}
+
+/// Sorts operations into what was done, which becomes the base, and what was not.
+fn sort(
+    side: Side,
+    ops: Vec<Op>,
+    answers: impl IntoIterator<Item = Result<(), String>>,
+    agreed: &mut Vec<(RelPath, Option<Entry>)>,
+    problems: &mut Vec<Problem>,
+) -> Vec<Change> {
+    let mut changes = Vec::new();
+    for (Op { path, old, new }, answer) in ops.into_iter().zip(answers) {
+        match answer {
+            Ok(()) => {
+                agreed.push((path.clone(), new.clone()));
+                changes.push(Change { path, old, new });
+            }
+            Err(text) => problems.push(Problem { side, path, text }),
+        }
+    }
+    changes
+}
+
+fn untracked(host: &Tree, guest: &Tree) -> Vec<Untracked> {
+    let of = |side: Side, tree: &Tree| {
+        let named = |(path, entry): (&RelPath, &Entry)| match entry {
+            Entry::Untracked(Reason::Ignored) => None,
+            Entry::Untracked(reason) => Some(Untracked {
+                side,
+                path: path.clone(),
+                reason: *reason,
+            }),
+            _ => None,
+        };
+        tree.iter().filter_map(named).collect::<Vec<_>>()
+    };
+    let mut untracked = of(Side::Host, host);
+    untracked.append(&mut of(Side::Guest, guest));
+    untracked.sort_by(|a, b| a.path.cmp(&b.path));
+    untracked
+}

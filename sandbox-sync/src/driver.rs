@@ -1,0 +1,231 @@
+//! The task behind a [`Session`](crate::Session).
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sandbox_base::{BoxStream, ErrorKind};
+use tokio::sync::{broadcast, mpsc};
+use tokio::time::Instant;
+
+use crate::base::Base;
+use crate::cycle::{Engine, Failure, Outcome};
+use crate::error::Error;
+use crate::options::Options;
+use crate::peer::Peer;
+use crate::protocol::{self, Hello};
+use crate::reconcile::Mode;
+use crate::replica::{Replica, Setup, Worker};
+use crate::report::{Event, Report};
+use crate::root::Root;
+use crate::rules::Rules;
+use crate::safety::Resolution;
+use crate::scan::Bounds;
+use crate::session::{Order, halted};
+use crate::stage::Staging;
+use crate::watch::Watch;
+
+type Channels = (mpsc::Receiver<Order>, broadcast::Sender<Event>);
+
+/// Opens both sides, runs the first cycle and leaves a task behind.
+pub(crate) async fn start(
+    root: &Path,
+    stream: BoxStream,
+    mut options: Options,
+    (orders, events): Channels,
+) -> Result<Report, Error> {
+    let rules = Arc::new(Rules::new(&options.lists)?);
+    let resolution = options.resolution.take();
+    let (path, setup) = (root.to_owned(), options.clone());
+    let opened = tokio::task::spawn_blocking(move || open(&path, &setup)).await;
+    let opened =
+        opened.map_err(|error| Error::io("open the workspace", std::io::Error::other(error)));
+    let (root, base, watch) = opened??;
+    let peer = Peer::connect(stream, hello(&root, &options), options.limits).await?;
+    let setup = Setup {
+        rules: rules.clone(),
+        bounds: bounds(&options),
+        staging: options.staging.clone(),
+        owner: None,
+    };
+    let replica = Replica::new(root, setup);
+    let engine = Engine {
+        root: replica.root().clone(),
+        host: Worker::new(replica),
+        peer,
+        base: Worker::new(base),
+        rules,
+        options,
+    };
+    let mut driver = Driver {
+        engine,
+        watch,
+        events,
+        took: Duration::ZERO,
+    };
+    let initial = driver
+        .cycle(resolution)
+        .await
+        .map_err(|failure| failure.error)?;
+    drop(tokio::spawn(driver.run(orders)));
+    Ok(initial)
+}
+
+fn open(path: &Path, options: &Options) -> Result<(Root, Base, Watch), Error> {
+    let root = Root::open(path).map_err(|error| Error::io("open the workspace", error))?;
+    root.lock(options.mode != Mode::ReadOnly)
+        .map_err(|error| match error.kind() {
+            std::io::ErrorKind::ResourceBusy => {
+                let detail = format!("another session synchronizes {}", root.path().display());
+                Error::new(ErrorKind::Conflict, "open the workspace", detail)
+            }
+            _ => Error::io("lock the workspace", error),
+        })?;
+    if options.mode != Mode::ReadOnly {
+        Staging::sweep(&root, options.staging.as_deref())
+            .map_err(|error| Error::io("clear what an earlier session left", error))?;
+    }
+    let base = Base::open(options.base_file.as_deref(), root.path());
+    let watch = Watch::start(root.path());
+    Ok((root, base, watch))
+}
+
+fn hello(root: &Root, options: &Options) -> Hello {
+    let guest_root = options.guest_root.as_deref().unwrap_or(root.path());
+    Hello {
+        version: protocol::VERSION,
+        root: guest_root.as_os_str().as_encoded_bytes().to_vec(),
+        owner: options.guest_owner,
+        lists: options.lists.clone(),
+        entries: options.limits.entries as u64,
+        file_bytes: options.limits.file_bytes,
+    }
+}
+
+fn bounds(options: &Options) -> Bounds {
+    Bounds {
+        entries: options.limits.entries,
+        file_bytes: options.limits.file_bytes,
+    }
+}
+
+/// What woke the task.
+enum Wake {
+    Order(Option<Order>),
+    Hint,
+    Ended(Error),
+}
+
+struct Driver {
+    engine: Engine,
+    watch: Watch,
+    events: broadcast::Sender<Event>,
+    /// How long the last cycle took: cycles never take more than half of the time.
+    took: Duration,
+}
+
+impl Driver {
+    async fn run(mut self, mut orders: mpsc::Receiver<Order>) {
+        while self.step(&mut orders).await {}
+        // Whoever asked, or asks still, learns from the closed channel that the session is over.
+        self.tell(Event::Ended);
+    }
+
+    /// Waits for something to do and does it; `false` ends the session.
+    async fn step(&mut self, orders: &mut mpsc::Receiver<Order>) -> bool {
+        let order = match self.wake(orders).await {
+            Wake::Order(None) => return false,
+            Wake::Order(Some(order)) => order,
+            Wake::Hint => match self.settle(orders).await {
+                Wake::Order(None) => return false,
+                Wake::Order(Some(order)) => order,
+                Wake::Hint => return self.unasked().await,
+                Wake::Ended(error) => return self.fail(&error),
+            },
+            Wake::Ended(error) => return self.fail(&error),
+        };
+        let (resolution, answer, goes_on) = match order {
+            Order::Flush(answer) => (None, answer, true),
+            Order::Resume(resolution, answer) => (Some(resolution), answer, true),
+            Order::Stop(answer) => (None, answer, false),
+        };
+        let result = self.cycle(resolution).await;
+        let fatal = result.as_ref().is_err_and(|failure| failure.fatal);
+        // The asker may have gone away; the cycle was run all the same.
+        drop(answer.send(result.map_err(|failure| failure.error)));
+        goes_on && !fatal
+    }
+
+    async fn wake(&mut self, orders: &mut mpsc::Receiver<Order>) -> Wake {
+        let look = self.watch.interval(self.engine.options.rescan);
+        let hint = self.engine.peer.hint();
+        tokio::select! {
+            order = orders.recv() => Wake::Order(order),
+            () = self.watch.changed() => Wake::Hint,
+            () = async move { hint.notified().await } => Wake::Hint,
+            error = self.engine.peer.ended() => Wake::Ended(error),
+            () = tokio::time::sleep(look) => Wake::Hint,
+        }
+    }
+
+    /// Waits for changes to settle; an order comes first.
+    async fn settle(&mut self, orders: &mut mpsc::Receiver<Order>) -> Wake {
+        let wait = self.engine.options.settle.max(self.took);
+        tokio::select! {
+            order = orders.recv() => Wake::Order(order),
+            error = self.engine.peer.ended() => Wake::Ended(error),
+            () = tokio::time::sleep(wait) => Wake::Hint,
+        }
+    }
+
+    async fn unasked(&mut self) -> bool {
+        match self.cycle(None).await {
+            Ok(_) => true,
+            Err(failure) => {
+                tracing::debug!(error = %failure.error, "a cycle failed");
+                !failure.fatal
+            }
+        }
+    }
+
+    /// Runs a cycle and tells what came of it. A halt is an error that leaves the session open.
+    async fn cycle(&mut self, resolution: Option<Resolution>) -> Result<Report, Failure> {
+        let began = Instant::now();
+        let outcome = self.engine.cycle(resolution).await;
+        self.took = began.elapsed();
+        match outcome {
+            Ok(Outcome::Done(report)) => {
+                if !(report.is_quiet() && report.is_settled()) {
+                    self.tell(Event::Synchronized(Arc::new(report.clone())));
+                }
+                Ok(report)
+            }
+            Ok(Outcome::Halted(halt)) => {
+                let error = halted(&halt);
+                self.tell(Event::Halted(halt));
+                Err(Failure {
+                    error,
+                    fatal: false,
+                })
+            }
+            Err(failure) => {
+                self.fail(&failure.error);
+                Err(failure)
+            }
+        }
+    }
+
+    fn fail(&self, error: &Error) -> bool {
+        let source = std::error::Error::source(error);
+        let cause = source
+            .map(|source| format!(": {source}"))
+            .unwrap_or_default();
+        self.tell(Event::Failed(format!("{error}{cause}")));
+        false
+    }
+
+    fn tell(&self, event: Event) {
+        // Nobody has to listen.
+        drop(self.events.send(event));
+    }
+}

@@ -1,0 +1,152 @@
+//! Patterns over paths, for the ignore, mask and held lists.
+//!
+//! A pattern is names joined by `/`. `*` stands for any part of a name, `?` for one byte, `**` for any
+//! number of names. A pattern matches at any depth; a leading `/` ties it to the root. What is beneath a
+//! match is covered too, which is the business of [`rules`](crate::rules). There are no classes, no
+//! braces and no negation: a list that protects should be readable at a glance.
+
+use crate::path::RelPath;
+
+/// One pattern.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Glob {
+    parts: Vec<Part>,
+    fold_case: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Part {
+    /// `**`
+    AnyNames,
+    Name(Vec<u8>),
+}
+
+impl Glob {
+    /// Reads a pattern; `None` where it is empty or has an empty name in it.
+    pub(crate) fn parse(pattern: &str, fold_case: bool) -> Option<Self> {
+        let (anchored, pattern) = match pattern.strip_prefix('/') {
+            Some(rest) => (true, rest),
+            None => (false, pattern),
+        };
+        let pattern = pattern.strip_suffix('/').unwrap_or(pattern);
+        let mut parts = if anchored {
+            vec![]
+        } else {
+            vec![Part::AnyNames]
+        };
+        for name in pattern.split('/') {
+            match name {
+                "" => return None,
+                "**" => parts.push(Part::AnyNames),
+                name if fold_case => parts.push(Part::Name(name.to_ascii_lowercase().into())),
+                name => parts.push(Part::Name(name.into())),
+            }
+        }
+        Some(Self { parts, fold_case })
+    }
+
+    /// Tells whether the pattern names exactly this path.
+    pub(crate) fn matches(&self, path: &RelPath) -> bool {
+        let folded = self.fold_case.then(|| path.as_bytes().to_ascii_lowercase());
+        let names: Vec<&[u8]> = folded
+            .as_deref()
+            .unwrap_or(path.as_bytes())
+            .split(|byte| *byte == b'/')
+            .collect();
+        names_match(&self.parts, &names)
+    }
+
+    /// Tells whether the pattern ends in `**` and so names everything beneath a folder.
+    pub(crate) fn ends_in_any(&self) -> bool {
+        self.parts.last() == Some(&Part::AnyNames)
+    }
+
+    /// Returns the patterns of the folders that lead to a match, outermost first.
+    pub(crate) fn leading(&self) -> impl Iterator<Item = Self> {
+        (1..self.parts.len())
+            .filter(|end| self.parts[..*end] != [Part::AnyNames])
+            .map(|end| Self {
+                parts: self.parts[..end].to_vec(),
+                fold_case: self.fold_case,
+            })
+    }
+}
+
+fn names_match(parts: &[Part], names: &[&[u8]]) -> bool {
+    match (parts, names) {
+        ([], []) => true,
+        ([Part::AnyNames], _) => true,
+        // The usual pattern, one or a few names at any depth, is decided by its last name.
+        ([Part::AnyNames, rest @ ..], _) if !rest.contains(&Part::AnyNames) => names
+            .len()
+            .checked_sub(rest.len())
+            .is_some_and(|skip| names_match(rest, &names[skip..])),
+        ([Part::AnyNames, rest @ ..], _) => {
+            (0..=names.len()).any(|skip| names_match(rest, &names[skip..]))
+        }
+        ([Part::Name(pattern), rest @ ..], [name, beneath @ ..]) => {
+            name_matches(pattern, name) && names_match(rest, beneath)
+        }
+        _ => false,
+    }
+}
+
+/// Matches one name in time linear in its length for each `*`.
+fn name_matches(pattern: &[u8], name: &[u8]) -> bool {
+    let (mut p, mut n) = (0, 0);
+    let mut retry = None;
+    while n < name.len() {
+        match pattern.get(p) {
+            Some(b'*') => {
+                retry = Some((p, n));
+                p += 1;
+            }
+            Some(byte) if *byte == b'?' || *byte == name[n] => {
+                p += 1;
+                n += 1;
+            }
+            _ => match &mut retry {
+                Some((star, from)) => {
+                    *from += 1;
+                    (p, n) = (*star + 1, *from);
+                }
+                None => return false,
+            },
+        }
+    }
+    pattern[p..].iter().all(|byte| *byte == b'*')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(pattern: &str, path: &str, expected: bool) {
+        let glob = Glob::parse(pattern, true).unwrap();
+        let path = RelPath::new(path).unwrap();
+        assert_eq!(glob.matches(&path), expected, "{pattern} on {path}");
+    }
+
+    #[test]
+    fn patterns_match_at_any_depth_unless_anchored() {
+        check(".env", ".env", true);
+        check(".env", "a/b/.ENV", true);
+        check("/.env", "a/.env", false);
+        check("*.pem", "a/x.pem", true);
+        check("*.pem", "a/pem", false);
+        check(".git/hooks/*", "x/.git/hooks/pre-commit", true);
+        check(".git/hooks", "x/.git/hooks/pre-commit", false);
+        check(".git/modules/**/config", ".git/modules/a/b/config", true);
+        check(".git/modules/**/config", ".git/modules/config", true);
+        check("a*b*c", "aXbXbc", true);
+        check("a?c", "ac", false);
+    }
+
+    #[test]
+    fn an_empty_name_is_no_pattern() {
+        for pattern in ["", "/", "a//b"] {
+            assert_eq!(Glob::parse(pattern, false), None, "{pattern}");
+        }
+    }
+}

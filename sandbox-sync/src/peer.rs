@@ -1,0 +1,333 @@
+//! The host's view of the guest: asks, and believes nothing.
+//!
+//! A task of its own reads the stream into a short queue, so that a hint is noticed whatever else is going
+//! on. Any error of the stream or the protocol is final: the peer is not spoken to again.
+
+use std::collections::HashSet;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sandbox_base::{BoxStream, ErrorKind};
+use tokio::io::{AsyncWriteExt, BufWriter, ReadHalf, WriteHalf};
+use tokio::sync::{Notify, mpsc};
+use tokio::task::JoinHandle;
+
+use crate::error::Error;
+use crate::options::Limits;
+use crate::path::RelPath;
+use crate::protocol::{self, Hello, Piece, Received, Reply, Request, batches, clip, weight};
+use crate::reconcile::Op;
+use crate::replica::{Batch, Wanted};
+use crate::root::Root;
+use crate::transfer::{self, Source};
+use crate::tree::{Entry, Tree};
+
+/// Messages that were read and not yet looked at.
+const QUEUE: usize = 8;
+
+/// The guest's half, as the host sees it.
+pub(crate) struct Peer {
+    writer: BufWriter<WriteHalf<BoxStream>>,
+    incoming: mpsc::Receiver<io::Result<Received<Reply>>>,
+    dirty: Arc<Notify>,
+    reader: JoinHandle<()>,
+    tree: Tree,
+    limits: Limits,
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        self.reader.abort();
+    }
+}
+
+impl Peer {
+    /// Introduces the host and waits for the guest's answer.
+    pub(crate) async fn connect(
+        stream: BoxStream,
+        hello: Hello,
+        limits: Limits,
+    ) -> Result<Self, Error> {
+        let (read, write) = tokio::io::split(stream);
+        let dirty = Arc::new(Notify::new());
+        let (queue, incoming) = mpsc::channel(QUEUE);
+        let mut peer = Self {
+            writer: BufWriter::with_capacity(64 * 1024, write),
+            incoming,
+            reader: tokio::spawn(read_all(read, queue, dirty.clone())),
+            dirty,
+            tree: Tree::default(),
+            limits,
+        };
+        let version = hello.version;
+        peer.say(&Request::Hello(Box::new(hello))).await?;
+        peer.flush().await?;
+        match peer.message().await? {
+            Reply::Hello { version: theirs } if theirs == version => Ok(peer),
+            Reply::Hello { version: theirs } => Err(Error::new(
+                ErrorKind::Unsupported,
+                "speak to the guest",
+                format!("it speaks version {theirs}, the host {version}"),
+            )),
+            reply => Err(unexpected(reply)),
+        }
+    }
+
+    /// Returns what the guest said it has, after the last scan.
+    pub(crate) fn tree(&self) -> &Tree {
+        &self.tree
+    }
+
+    /// Returns what is notified when the guest hints that something changed.
+    pub(crate) fn hint(&self) -> Arc<Notify> {
+        self.dirty.clone()
+    }
+
+    /// Waits, while nothing is asked, for the peer to go or to talk out of turn. Cancel safe.
+    pub(crate) async fn ended(&mut self) -> Error {
+        match self.incoming.recv().await {
+            None => Error::disconnected("synchronize"),
+            Some(Err(error)) => stream_error(error),
+            Some(Ok(Received::Message(reply))) => unexpected(reply),
+            Some(Ok(Received::Piece(_))) => Error::protocol("contents that nobody asked for"),
+        }
+    }
+
+    /// Asks for what changed since the last scan; `false` means that the guest's root is gone.
+    pub(crate) async fn scan(&mut self) -> Result<bool, Error> {
+        self.say(&Request::Scan).await?;
+        self.flush().await?;
+        let mut seen = HashSet::new();
+        loop {
+            match self.message().await? {
+                Reply::Found(entries) => {
+                    for (path, entry) in entries {
+                        self.found(path, entry, &mut seen)?;
+                    }
+                }
+                Reply::Scanned => break,
+                Reply::RootGone => return Ok(false),
+                reply => return Err(unexpected(reply)),
+            }
+        }
+        let checked = self.tree.check();
+        checked.map_err(|path| Error::protocol(format!("a tree that cannot be, at {path}")))?;
+        Ok(true)
+    }
+
+    fn found(
+        &mut self,
+        path: RelPath,
+        entry: Option<Entry>,
+        seen: &mut HashSet<RelPath>,
+    ) -> Result<(), Error> {
+        if entry.is_none() && self.tree.entry(&path).is_none() {
+            return Err(Error::protocol(format!(
+                "the removal of {path}, which was never there"
+            )));
+        }
+        let size = entry
+            .as_ref()
+            .and_then(Entry::content)
+            .map_or(0, |content| content.1);
+        if size > self.limits.file_bytes {
+            return Err(Error::protocol(format!("{path} with {size} bytes")));
+        }
+        self.tree.set(path.clone(), entry);
+        if self.tree.len() > self.limits.entries {
+            return Err(Error::protocol(format!(
+                "more than {} entries",
+                self.limits.entries
+            )));
+        }
+        if seen.insert(path.clone()) {
+            Ok(())
+        } else {
+            Err(Error::protocol(format!("{path} twice in one scan")))
+        }
+    }
+
+    /// Fills `batch` with the contents of the guest's files.
+    pub(crate) async fn fetch(&mut self, batch: Batch) -> Result<Batch, Error> {
+        let wanted = batch.wanted();
+        if wanted.is_empty() {
+            return Ok(batch);
+        }
+        for part in batches(wanted, |want| want.path.as_bytes().len()) {
+            let part = part
+                .into_iter()
+                .map(|want| (want.item, want.path, want.size))
+                .collect();
+            self.say(&Request::Fetch(part)).await?;
+        }
+        self.say(&Request::FetchEnd).await?;
+        self.flush().await?;
+        transfer::receive(batch, self).await
+    }
+
+    /// Has the guest carry out `ops`, sending it from `root` what it needs; one answer per operation.
+    pub(crate) async fn carry_out(
+        &mut self,
+        ops: &[Op],
+        root: Arc<Root>,
+    ) -> Result<Vec<Result<(), String>>, Error> {
+        let bytes =
+            |op: &&Op| op.path.as_bytes().len() + weight(op.old.as_ref()) + weight(op.new.as_ref());
+        for part in batches(ops, bytes) {
+            self.say(&Request::Ops(part.into_iter().cloned().collect()))
+                .await?;
+        }
+        self.say(&Request::OpsEnd).await?;
+        self.flush().await?;
+        let needed = self.needed(ops).await?;
+        let mut pieces = transfer::send(root, needed);
+        while let Some(piece) = pieces.recv().await {
+            let silence = self.limits.silence;
+            timed(
+                silence,
+                protocol::write_piece::<Request>(&mut self.writer, &piece),
+            )
+            .await?;
+        }
+        self.flush().await?;
+        let mut outcomes = Vec::new();
+        loop {
+            match self.message().await? {
+                Reply::Outcome(part) => outcomes.extend(part),
+                Reply::OutcomeEnd if outcomes.len() == ops.len() => break,
+                reply => return Err(unexpected(reply)),
+            }
+            if outcomes.len() > ops.len() {
+                return Err(Error::protocol("more outcomes than operations"));
+            }
+        }
+        let outcome = |problem: Option<String>| problem.map_or(Ok(()), |text| Err(clip(&text)));
+        Ok(outcomes.into_iter().map(outcome).collect())
+    }
+
+    /// Reads which contents the guest lacks: files among `ops`, ascending.
+    async fn needed(&mut self, ops: &[Op]) -> Result<Vec<Wanted>, Error> {
+        let mut needed: Vec<Wanted> = Vec::new();
+        loop {
+            let part = match self.message().await? {
+                Reply::Need(part) => part,
+                Reply::NeedEnd => return Ok(needed),
+                reply => return Err(unexpected(reply)),
+            };
+            for item in part {
+                let ascends = needed.last().is_none_or(|last| last.item < item);
+                let op = ops.get(item as usize).filter(|_| ascends);
+                let content = op.and_then(|op| op.new.as_ref()?.content().map(|c| (op, c.1)));
+                let Some((op, size)) = content else {
+                    return Err(Error::protocol("a need for what was not offered"));
+                };
+                needed.push(Wanted {
+                    item,
+                    path: op.path.clone(),
+                    size,
+                });
+            }
+        }
+    }
+
+    async fn say(&mut self, request: &Request) -> Result<(), Error> {
+        let silence = self.limits.silence;
+        timed(silence, protocol::write(&mut self.writer, request)).await
+    }
+
+    async fn flush(&mut self) -> Result<(), Error> {
+        timed(self.limits.silence, self.writer.flush()).await
+    }
+
+    async fn message(&mut self) -> Result<Reply, Error> {
+        match self.receive().await? {
+            Received::Message(Reply::Failed(text)) => Err(Error::new(
+                ErrorKind::Io,
+                "synchronize in the guest",
+                clip(&text),
+            )),
+            Received::Message(reply) => Ok(reply),
+            Received::Piece(_) => Err(Error::protocol("contents that nobody asked for")),
+        }
+    }
+
+    async fn receive(&mut self) -> Result<Received<Reply>, Error> {
+        let received = tokio::time::timeout(self.limits.silence, self.incoming.recv()).await;
+        match received.map_err(|_| silent(self.limits.silence))? {
+            Some(received) => received.map_err(stream_error),
+            None => Err(Error::disconnected("synchronize")),
+        }
+    }
+}
+
+impl Source for Peer {
+    async fn next_piece(&mut self) -> Result<Piece, Error> {
+        match self.receive().await? {
+            Received::Piece(piece) => Ok(piece),
+            Received::Message(Reply::Failed(text)) => Err(Error::new(
+                ErrorKind::Io,
+                "synchronize in the guest",
+                clip(&text),
+            )),
+            Received::Message(reply) => Err(unexpected(reply)),
+        }
+    }
+}
+
+async fn timed(
+    silence: Duration,
+    write: impl Future<Output = io::Result<()>>,
+) -> Result<(), Error> {
+    let written = tokio::time::timeout(silence, write).await;
+    written.map_err(|_| silent(silence))?.map_err(stream_error)
+}
+
+async fn read_all(
+    mut stream: ReadHalf<BoxStream>,
+    queue: mpsc::Sender<io::Result<Received<Reply>>>,
+    dirty: Arc<Notify>,
+) {
+    loop {
+        let received = protocol::read::<Reply>(&mut stream).await;
+        if matches!(received, Ok(Received::Message(Reply::Dirty))) {
+            dirty.notify_one();
+            continue;
+        }
+        let ends = received.is_err();
+        if queue.send(received).await.is_err() || ends {
+            return;
+        }
+    }
+}
+
+fn unexpected(reply: Reply) -> Error {
+    let name = match reply {
+        Reply::Hello { .. } => "Hello",
+        Reply::Dirty => "Dirty",
+        Reply::Found(_) => "Found",
+        Reply::Scanned => "Scanned",
+        Reply::RootGone => "RootGone",
+        Reply::Piece(_) => "Piece",
+        Reply::Need(_) => "Need",
+        Reply::NeedEnd => "NeedEnd",
+        Reply::Outcome(_) => "Outcome",
+        Reply::OutcomeEnd => "OutcomeEnd",
+        Reply::Failed(_) => "Failed",
+    };
+    Error::protocol(format!(
+        "it answered {name}, which is no answer to the question"
+    ))
+}
+
+fn silent(silence: Duration) -> Error {
+    let detail = format!("the guest was silent for {} s", silence.as_secs_f32());
+    Error::new(ErrorKind::TimedOut, "synchronize", detail)
+}
+
+fn stream_error(error: io::Error) -> Error {
+    Error::io("speak to the guest", error)
+}
+
+#[cfg(test)]
+mod tests;

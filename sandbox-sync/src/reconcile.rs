@@ -1,0 +1,280 @@
+//! Three trees in, a plan out: no file system, no clock, no peer.
+//!
+//! For each path there is what both sides last agreed on (base) and what each side has now. One rule
+//! decides a path alone:
+//!
+//! | host | guest | plan |
+//! |---|---|---|
+//! | equal to the guest | | agreed, becomes the base |
+//! | as in base | changed | the guest's change goes to the host |
+//! | changed | as in base | the host's change goes to the guest |
+//! | changed | deleted | the change survives and returns (`S03`) |
+//! | deleted | changed | likewise |
+//! | changed | changed | conflict: both keep their own, nothing is written (`S02`) |
+//!
+//! Then one pass from the leaves up makes the plan fit together: a folder that one side deleted and in
+//! which the other's work survives comes back (`S04`); a folder that became a file on one side, and in
+//! which the other's work survives, is a conflict together with everything beneath it (`S07`). Paths that
+//! are ignored, masked or untracked take part as things that exist and are never touched, so their
+//! folders stay too (`S28`).
+//!
+//! A change that the [rules](crate::rules) hold is like a conflict: each side keeps its own and the report
+//! says so. Without such rules the function is symmetric in the two sides.
+
+use serde::{Deserialize, Serialize};
+
+use crate::path::RelPath;
+use crate::report::{Conflict, Held, HeldReason};
+use crate::rules::{Flow, Rules};
+use crate::tree::{Entry, Tree};
+
+/// Which way workspaces flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum Mode {
+    /// Changes go both ways; where both sides changed the same path, each keeps its own and the conflict
+    /// is reported until it is resolved by making the two equal or removing one.
+    #[default]
+    TwoWaySafe,
+    /// The host's changes go to the guest; what the guest writes never comes back, and is not overwritten
+    /// in the guest either.
+    ReadOnly,
+}
+
+/// One path of one side: what the plan found there and what it shall become.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Op {
+    pub(crate) path: RelPath,
+    pub(crate) old: Option<Entry>,
+    pub(crate) new: Option<Entry>,
+}
+
+/// What has to be done so that both sides agree.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Plan {
+    /// Changes of the host's tree, by path.
+    pub(crate) to_host: Vec<Op>,
+    /// Changes of the guest's tree, by path.
+    pub(crate) to_guest: Vec<Op>,
+    /// Paths on which both sides agree already, where the base says otherwise.
+    pub(crate) agreed: Vec<(RelPath, Option<Entry>)>,
+    pub(crate) conflicts: Vec<Conflict>,
+    pub(crate) held: Vec<Held>,
+}
+
+/// The three trees and what governs them.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Input<'a> {
+    pub(crate) base: &'a Tree,
+    pub(crate) host: &'a Tree,
+    pub(crate) guest: &'a Tree,
+    pub(crate) rules: &'a Rules,
+    pub(crate) mode: Mode,
+}
+
+/// Plans what makes the two sides agree. The same inputs give the same plan.
+pub(crate) fn reconcile(input: Input<'_>) -> Plan {
+    let mut rows = rows(input);
+    fit_together(&mut rows);
+    block_beneath(&mut rows);
+    plan(rows)
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Act {
+    Agree,
+    ToHost,
+    ToGuest,
+    Conflict,
+    Held(HeldReason),
+    /// Each side keeps what it has; nothing to say about it.
+    Keep,
+}
+
+#[derive(Debug)]
+struct Row<'a> {
+    path: &'a RelPath,
+    base: Option<&'a Entry>,
+    host: Option<&'a Entry>,
+    guest: Option<&'a Entry>,
+    act: Act,
+    /// The row of the folder that holds this one.
+    parent: Option<usize>,
+    /// Something beneath exists on that side once the plan is carried out.
+    host_needed: bool,
+    guest_needed: bool,
+}
+
+impl<'a> Row<'a> {
+    fn host_after(&self) -> Option<&'a Entry> {
+        if self.act == Act::ToHost {
+            self.guest
+        } else {
+            self.host
+        }
+    }
+
+    fn guest_after(&self) -> Option<&'a Entry> {
+        if self.act == Act::ToGuest {
+            self.host
+        } else {
+            self.guest
+        }
+    }
+
+    fn has_non_directory(&self) -> bool {
+        [self.host, self.guest]
+            .into_iter()
+            .flatten()
+            .any(|entry| !entry.is_directory())
+    }
+}
+
+/// Joins the trees by path and decides each path alone.
+fn rows(input: Input<'_>) -> Vec<Row<'_>> {
+    let mut flows = input.rules.walk();
+    let mut above: Vec<usize> = Vec::new();
+    let mut rows: Vec<Row<'_>> = Vec::new();
+    for (path, [base, host, guest]) in join([input.base, input.host, input.guest]) {
+        while above
+            .last()
+            .is_some_and(|row| !path.is_beneath(rows[*row].path))
+        {
+            above.pop();
+        }
+        let sides = [base, host, guest];
+        let act = decide(input, path, sides, flows.flow(path));
+        let parent = above.last().copied();
+        above.push(rows.len());
+        let [host_needed, guest_needed] = [false; 2];
+        rows.push(Row {
+            path,
+            base,
+            host,
+            guest,
+            act,
+            parent,
+            host_needed,
+            guest_needed,
+        });
+    }
+    rows
+}
+
+fn decide(input: Input<'_>, path: &RelPath, sides: [Option<&Entry>; 3], flow: Flow) -> Act {
+    let [base, host, guest] = sides;
+    let untracked = |side: Option<&Entry>| side.is_some_and(Entry::is_untracked);
+    match flow {
+        _ if untracked(host) || untracked(guest) => return Act::Keep,
+        Flow::Ignored | Flow::Masked => return Act::Keep,
+        _ if host == guest => return Act::Agree,
+        Flow::Seed if base.is_none() && guest.is_none() => return Act::ToGuest,
+        Flow::Seed => return Act::Keep,
+        Flow::Both | Flow::Held => {}
+    }
+    if guest == base {
+        return Act::ToGuest;
+    }
+    if input.mode == Mode::ReadOnly {
+        return Act::Held(HeldReason::ReadOnly);
+    }
+    let type_held = guest.is_some_and(|entry| input.rules.holds_type(path, entry));
+    if flow == Flow::Held || type_held {
+        return Act::Held(HeldReason::RunsOnHost);
+    }
+    match (host, guest) {
+        _ if host == base => Act::ToHost,
+        (None, Some(_)) => Act::ToHost,
+        (Some(_), None) => Act::ToGuest,
+        _ => Act::Conflict,
+    }
+}
+
+/// Goes from the leaves up and keeps or restores the folders in which something survives.
+fn fit_together(rows: &mut [Row<'_>]) {
+    for index in (0..rows.len()).rev() {
+        let row = &mut rows[index];
+        let is_directory = |entry: Option<&Entry>| entry.is_some_and(Entry::is_directory);
+        let host_misfit = row.host_needed && !is_directory(row.host_after());
+        let guest_misfit = row.guest_needed && !is_directory(row.guest_after());
+        if host_misfit || guest_misfit {
+            row.act = match (is_directory(row.host), is_directory(row.guest)) {
+                // Deleted on the other side: it returns where something will lie in it there.
+                (true, false) if row.guest.is_none() && row.guest_needed => Act::ToGuest,
+                (false, true) if row.host.is_none() && row.host_needed => Act::ToHost,
+                (true, false) if row.guest.is_none() => Act::Keep,
+                (false, true) if row.host.is_none() => Act::Keep,
+                // Something else took its place there.
+                _ => Act::Conflict,
+            };
+        }
+        let (host, guest) = (row.host_after().is_some(), row.guest_after().is_some());
+        if let Some(parent) = row.parent {
+            rows[parent].host_needed |= host;
+            rows[parent].guest_needed |= guest;
+        }
+    }
+}
+
+/// Leaves everything alone beneath a path on which the two sides do not agree to have a folder.
+fn block_beneath(rows: &mut [Row<'_>]) {
+    let mut blocked = vec![false; rows.len()];
+    for index in 0..rows.len() {
+        let row = &mut rows[index];
+        let inherited = row.parent.is_some_and(|parent| blocked[parent]);
+        if inherited {
+            row.act = Act::Keep;
+        }
+        let undecided = matches!(row.act, Act::Conflict | Act::Held(_) | Act::Keep);
+        blocked[index] = inherited || (undecided && row.has_non_directory());
+    }
+}
+
+fn plan(rows: Vec<Row<'_>>) -> Plan {
+    let mut plan = Plan::default();
+    for row in rows {
+        let path = row.path.clone();
+        let op = |old: Option<&Entry>, new: Option<&Entry>| Op {
+            path: row.path.clone(),
+            old: old.cloned(),
+            new: new.cloned(),
+        };
+        match row.act {
+            Act::Keep => {}
+            Act::Agree if row.base == row.host => {}
+            Act::Agree => plan.agreed.push((path, row.host.cloned())),
+            Act::ToHost => plan.to_host.push(op(row.host, row.guest)),
+            Act::ToGuest => plan.to_guest.push(op(row.guest, row.host)),
+            Act::Conflict => plan.conflicts.push(Conflict {
+                path,
+                host: row.host.cloned(),
+                guest: row.guest.cloned(),
+            }),
+            Act::Held(reason) => plan.held.push(Held {
+                path,
+                guest: row.guest.cloned(),
+                reason,
+            }),
+        }
+    }
+    plan
+}
+
+/// Walks three trees at once, in path order.
+fn join(trees: [&Tree; 3]) -> impl Iterator<Item = (&RelPath, [Option<&Entry>; 3])> {
+    let mut walks = trees.map(|tree| tree.iter().peekable());
+    std::iter::from_fn(move || {
+        let path = walks
+            .iter_mut()
+            .filter_map(|walk| walk.peek().map(|(path, _)| *path))
+            .min()?;
+        let entries = walks.each_mut().map(|walk| {
+            walk.next_if(|(next, _)| *next == path)
+                .map(|(_, entry)| entry)
+        });
+        Some((path, entries))
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,480 @@
+//! The table of small cases, and the properties that hold for all trees.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::rules::Lists;
+use crate::tree::{Digest, Reason};
+
+/// A tree from `path=contents` words; `path/` is a folder, `path@target` a link, `path!` untracked, and
+/// folders above are implied.
+fn tree(words: &str) -> Tree {
+    let mut tree = Tree::default();
+    for word in words.split_whitespace() {
+        let (path, entry) = if let Some((path, text)) = word.split_once('=') {
+            (path, file(text))
+        } else if let Some((path, target)) = word.split_once('@') {
+            let target = target.as_bytes().into();
+            (path, Entry::Symlink { target })
+        } else if let Some(path) = word.strip_suffix('!') {
+            (path, Entry::Untracked(Reason::Special))
+        } else {
+            (word.trim_end_matches('/'), Entry::Directory)
+        };
+        let path = RelPath::new(path).unwrap();
+        let mut above = path.parent();
+        while let Some(folder) = above {
+            above = folder.parent();
+            tree.set(folder, Some(Entry::Directory));
+        }
+        tree.set(path, Some(entry));
+    }
+    tree
+}
+
+fn file(text: &str) -> Entry {
+    Entry::File {
+        digest: Digest::of(text.as_bytes()),
+        size: text.len() as u64,
+        executable: false,
+    }
+}
+
+fn no_rules() -> Rules {
+    let mut lists = Lists::default();
+    for list in [
+        &mut lists.ignore,
+        &mut lists.mask,
+        &mut lists.seed,
+        &mut lists.held,
+    ] {
+        list.clear();
+    }
+    Rules::new(&lists).unwrap()
+}
+
+/// What the two sides and the base are after a plan was carried out.
+#[derive(Debug)]
+struct After {
+    plan: Plan,
+    base: Tree,
+    host: Tree,
+    guest: Tree,
+}
+
+fn run(input: Input<'_>) -> After {
+    let plan = reconcile(input);
+    let [mut base, mut host, mut guest] = [input.base, input.host, input.guest].map(Tree::clone);
+    for (ops, side) in [(&plan.to_host, &mut host), (&plan.to_guest, &mut guest)] {
+        for op in ops {
+            assert_eq!(
+                side.entry(&op.path),
+                op.old.as_ref(),
+                "an operation on what is not there"
+            );
+            side.set(op.path.clone(), op.new.clone());
+            base.set(op.path.clone(), op.new.clone());
+        }
+    }
+    for (path, entry) in &plan.agreed {
+        base.set(path.clone(), entry.clone());
+    }
+    After {
+        plan,
+        base,
+        host,
+        guest,
+    }
+}
+
+/// Runs a case both ways round and compares with what is expected of host and guest.
+#[track_caller]
+fn case([base, host, guest]: [&str; 3], [host_after, guest_after]: [&str; 2], conflicts: &[&str]) {
+    let rules = no_rules();
+    let (base, host, guest) = (tree(base), tree(host), tree(guest));
+    let (host_after, guest_after) = (tree(host_after), tree(guest_after));
+    for flipped in [false, true] {
+        let (a, b) = if flipped {
+            (&guest, &host)
+        } else {
+            (&host, &guest)
+        };
+        let (a_after, b_after) = if flipped {
+            (&guest_after, &host_after)
+        } else {
+            (&host_after, &guest_after)
+        };
+        let mode = Mode::TwoWaySafe;
+        let after = run(Input {
+            base: &base,
+            host: a,
+            guest: b,
+            rules: &rules,
+            mode,
+        });
+        assert_eq!(after.host, *a_after, "host, flipped: {flipped}");
+        assert_eq!(after.guest, *b_after, "guest, flipped: {flipped}");
+        let listed: Vec<_> = after
+            .plan
+            .conflicts
+            .iter()
+            .map(|c| c.path.to_string())
+            .collect();
+        assert_eq!(listed, conflicts);
+    }
+}
+
+#[test]
+fn s01_both_create_the_same() {
+    case(["", "a=1", "a=1"], ["a=1"; 2], &[]);
+}
+
+#[test]
+fn s02_both_modify_differently() {
+    case(["a=0", "a=1", "a=2"], ["a=1", "a=2"], &["a"]);
+    case(["", "a=1", "a=2"], ["a=1", "a=2"], &["a"]);
+}
+
+#[test]
+fn s03_modification_survives_deletion() {
+    case(["a=0", "a=1", ""], ["a=1"; 2], &[]);
+}
+
+#[test]
+fn s04_a_deleted_folder_returns_with_what_is_new_in_it() {
+    case(["d/a=0", "", "d/a=0 d/n=1"], ["d/n=1"; 2], &[]);
+    case(["d/a=0 d/b=0", "", "d/a=1 d/b=0"], ["d/a=1"; 2], &[]);
+    case(
+        ["d/e/f/a=0", "", "d/e/f/a=0 d/e/f/n=1"],
+        ["d/e/f/n=1"; 2],
+        &[],
+    );
+}
+
+#[test]
+fn s05_full_deletion_wins_over_partial() {
+    case(["d/a=0 d/b=0", "", "d/a=0"], ["", ""], &[]);
+}
+
+#[test]
+fn s06_type_changes_are_carried_over() {
+    case(["x=0", "x/a=1", "x=0"], ["x/a=1"; 2], &[]);
+    case(["x/a=0 x/d/b=0", "x=1", "x/a=0 x/d/b=0"], ["x=1"; 2], &[]);
+    case(["x=0", "x@y", "x=0"], ["x@y"; 2], &[]);
+    case(["x@y", "x/", "x@y"], ["x/"; 2], &[]);
+}
+
+#[test]
+fn s07_type_change_against_edit_is_a_conflict() {
+    case(["x/a=0", "x=1", "x/a=2"], ["x=1", "x/a=2"], &["x"]);
+    case(
+        ["x/a=0 x/b=0", "x=1", "x/a=0 x/b=0 x/c/n=1"],
+        ["x=1", "x/a=0 x/b=0 x/c/n=1"],
+        &["x"],
+    );
+    case(["x=0", "x/a=1", "x=2"], ["x/a=1", "x=2"], &["x"]);
+}
+
+#[test]
+fn s08_a_rename_and_an_edit_of_the_old_name() {
+    case(["a=0", "b=0", "a=1"], ["a=1 b=0"; 2], &[]);
+}
+
+#[test]
+fn s09_a_swap() {
+    case(["a=1 b=2", "a=2 b=1", "a=1 b=2"], ["a=2 b=1"; 2], &[]);
+}
+
+#[test]
+fn s18_without_history_the_sides_are_united() {
+    case(
+        ["", "a=1 b=1 d/x=1", "a=2 c=1 d/y=1"],
+        ["a=1 b=1 c=1 d/x=1 d/y=1", "a=2 b=1 c=1 d/x=1 d/y=1"],
+        &["a"],
+    );
+}
+
+#[test]
+fn s28_a_folder_stays_for_what_is_untracked_in_it() {
+    case(["d/a=0", "", "d/a=0 d/i!"], ["", "d/i!"], &[]);
+    case(
+        ["d/a=0", "d=1", "d/a=0 d/i!"],
+        ["d=1", "d/a=0 d/i!"],
+        &["d"],
+    );
+}
+
+#[test]
+fn s29_what_became_untracked_is_no_deletion() {
+    case(["a=0", "a=0", "a!"], ["a=0", "a!"], &[]);
+    case(["d/a=0", "d/a=0", "d!"], ["d/a=0", "d!"], &[]);
+}
+
+#[test]
+fn s41_a_held_change_stays_in_the_guest() {
+    let rules = Rules::new(&Lists::default()).unwrap();
+    let mode = Mode::TwoWaySafe;
+    let base = tree(".git/config=0 .git/HEAD=0 .vscode/tasks.json=0 src=0");
+    for (guest, held, host_after) in [
+        (
+            ".git/config=1 .git/HEAD=1 .vscode/tasks.json=0 src=0",
+            ".git/config",
+            ".git/config=0 .git/HEAD=1 .vscode/tasks.json=0 src=0",
+        ),
+        // A link in place of the folder, with a task list at its target.
+        (
+            ".git/config=0 .git/HEAD=0 .vscode@evil evil/tasks.json=1 src=0",
+            ".vscode",
+            ".git/config=0 .git/HEAD=0 .vscode/tasks.json=0 evil/tasks.json=1 src=0",
+        ),
+        // Removing it is a change too, and its folder stays for it.
+        (
+            ".git/HEAD=0 src=0",
+            ".git/config .vscode/tasks.json",
+            ".git/config=0 .git/HEAD=0 .vscode/tasks.json=0 src=0",
+        ),
+        (
+            ".git/config=0 .git/HEAD=0 .vscode/tasks.json=0 src=0 new/.git/hooks/x=1",
+            "new/.git/hooks new/.git/hooks/x",
+            ".git/config=0 .git/HEAD=0 .vscode/tasks.json=0 src=0 new/.git/",
+        ),
+    ] {
+        let guest = tree(guest);
+        let after = run(Input {
+            base: &base,
+            host: &base,
+            guest: &guest,
+            rules: &rules,
+            mode,
+        });
+        let listed: Vec<_> = after
+            .plan
+            .held
+            .iter()
+            .map(|held| held.path.to_string())
+            .collect();
+        assert_eq!(listed.join(" "), held);
+        assert_eq!(after.host, tree(host_after));
+        assert_eq!(after.guest, guest, "the guest keeps what it has");
+        let again = reconcile(Input {
+            base: &after.base,
+            host: &after.host,
+            guest: &after.guest,
+            rules: &rules,
+            mode,
+        });
+        assert_eq!((again.to_host, again.to_guest), (vec![], vec![]));
+    }
+}
+
+#[test]
+fn held_files_of_the_host_flow_to_the_guest() {
+    let rules = Rules::new(&Lists::default()).unwrap();
+    let (base, host) = (tree(".git/config=0"), tree(".git/config=1"));
+    let mode = Mode::TwoWaySafe;
+    let after = run(Input {
+        base: &base,
+        host: &host,
+        guest: &base,
+        rules: &rules,
+        mode,
+    });
+    assert_eq!(after.guest, host);
+}
+
+#[test]
+fn s42_the_index_is_seeded_once() {
+    let rules = Rules::new(&Lists::default()).unwrap();
+    let mode = Mode::TwoWaySafe;
+    let (empty, host) = (Tree::default(), tree(".git/index=0"));
+    let first = run(Input {
+        base: &empty,
+        host: &host,
+        guest: &empty,
+        rules: &rules,
+        mode,
+    });
+    assert_eq!(first.guest, host);
+    for (host, guest) in [
+        (".git/index=1", ".git/index=0"),
+        (".git/index=0", ".git/index=1"),
+        (".git/index=0", ".git/"),
+    ] {
+        let (host, guest) = (tree(host), tree(guest));
+        let plan = reconcile(Input {
+            base: &first.base,
+            host: &host,
+            guest: &guest,
+            rules: &rules,
+            mode,
+        });
+        assert_eq!(plan, Plan::default(), "{host:?} {guest:?}");
+    }
+}
+
+#[test]
+fn nothing_comes_back_from_a_read_only_workspace() {
+    let rules = no_rules();
+    let mode = Mode::ReadOnly;
+    let (base, host, guest) = (
+        tree("a=0 b=0 c=0"),
+        tree("a=1 b=0 c=1"),
+        tree("a=0 b=2 c=2 d=2"),
+    );
+    let after = run(Input {
+        base: &base,
+        host: &host,
+        guest: &guest,
+        rules: &rules,
+        mode,
+    });
+    assert_eq!(after.host, host);
+    assert_eq!(after.guest, tree("a=1 b=2 c=2 d=2"));
+    assert!(
+        after
+            .plan
+            .held
+            .iter()
+            .all(|held| held.reason == HeldReason::ReadOnly)
+    );
+}
+
+/// Trees of up to three levels over few names and few contents, so that the sides meet.
+fn any_tree() -> impl Strategy<Value = Tree> {
+    let leaf = prop_oneof![
+        6 => (0..3u8).prop_map(|text| Some(file(&text.to_string()))),
+        1 => Just(Some(Entry::Symlink { target: b"a"[..].into() })),
+        1 => Just(Some(Entry::Untracked(Reason::Ignored))),
+        3 => Just(None),
+    ];
+    let level = |entries: BoxedStrategy<Node>| prop::collection::btree_map("[abc]", entries, 0..4);
+    let leaf = leaf.prop_map(Node::Leaf).boxed();
+    let node = |below: BoxedStrategy<Node>| {
+        prop_oneof![leaf.clone(), level(below).prop_map(Node::Folder)].boxed()
+    };
+    let depth3 = node(leaf.clone());
+    let depth2 = node(depth3);
+    level(depth2).prop_map(|root| {
+        let mut tree = Tree::default();
+        Node::Folder(root).plant(None, &mut tree);
+        tree
+    })
+}
+
+#[derive(Debug, Clone)]
+enum Node {
+    Leaf(Option<Entry>),
+    Folder(std::collections::BTreeMap<String, Node>),
+}
+
+impl Node {
+    fn plant(self, path: Option<RelPath>, tree: &mut Tree) {
+        match (self, path) {
+            (Self::Leaf(entry), Some(path)) => tree.set(path, entry),
+            (Self::Leaf(_), None) => {}
+            (Self::Folder(children), path) => {
+                for (name, child) in children {
+                    let path = RelPath::join(path.as_ref(), name.as_bytes()).unwrap();
+                    child.plant(Some(path), tree);
+                }
+                if let Some(path) = path {
+                    tree.set(path, Some(Entry::Directory));
+                }
+            }
+        }
+    }
+}
+
+/// What was agreed holds no untracked entries.
+fn any_base() -> impl Strategy<Value = Tree> {
+    any_tree().prop_map(|tree| {
+        let tracked = tree.iter().filter(|(_, entry)| !entry.is_untracked());
+        tracked
+            .map(|(path, entry)| (path.clone(), entry.clone()))
+            .collect()
+    })
+}
+
+fn cases() -> ProptestConfig {
+    let cases = std::env::var("SANDBOX_CASES")
+        .ok()
+        .and_then(|cases| cases.parse().ok());
+    ProptestConfig::with_cases(cases.unwrap_or(256))
+}
+
+proptest! {
+    #![proptest_config(cases())]
+
+    #[test]
+    fn plans_keep_the_invariants(base in any_base(), host in any_tree(), guest in any_tree()) {
+        let rules = no_rules();
+        let mode = Mode::TwoWaySafe;
+        let after = run(Input { base: &base, host: &host, guest: &guest, rules: &rules, mode });
+
+        prop_assert_eq!(after.host.check(), Ok(()), "a tree again");
+        prop_assert_eq!(after.guest.check(), Ok(()), "a tree again");
+
+        // I1: what changed since the last agreement survives at its path, on one of the sides.
+        for (path, entry) in host.iter().chain(guest.iter()) {
+            if !entry.is_directory() && base.entry(path) != Some(entry) {
+                let kept = [&after.host, &after.guest].iter().any(|side| side.entry(path) == Some(entry));
+                prop_assert!(kept, "{:?} at {} is lost", entry, path);
+            }
+        }
+
+        // I4: a second run plans nothing, and lists the same conflicts.
+        let input = Input { base: &after.base, host: &after.host, guest: &after.guest, rules: &rules, mode };
+        let again = reconcile(input);
+        prop_assert_eq!(&again.to_host, &vec![]);
+        prop_assert_eq!(&again.to_guest, &vec![]);
+        prop_assert_eq!(&again.agreed, &vec![]);
+        prop_assert_eq!(&again.conflicts, &after.plan.conflicts);
+
+        // I5: the sides agree, conflicts and what is untracked (with the folders it needs) aside.
+        for (path, [_, host, guest]) in join([&after.base, &after.host, &after.guest]) {
+            let excused = |other: &RelPath| other == path || path.is_beneath(other) || other.is_beneath(path);
+            let conflict = after.plan.conflicts.iter().any(|conflict| excused(&conflict.path));
+            let untracked = [&after.host, &after.guest].iter().any(|tree| {
+                tree.iter().any(|(other, entry)| entry.is_untracked() && excused(other))
+            });
+            prop_assert!(host == guest || conflict || untracked, "{} differs", path);
+        }
+
+        // I8: untracked things are not touched.
+        for (before, after) in [(&host, &after.host), (&guest, &after.guest)] {
+            for (path, entry) in before.iter().filter(|(_, entry)| entry.is_untracked()) {
+                prop_assert_eq!(after.entry(path), Some(entry));
+            }
+        }
+    }
+
+    #[test]
+    fn i12_the_two_sides_are_treated_alike(base in any_base(), host in any_tree(), guest in any_tree()) {
+        let rules = no_rules();
+        let mode = Mode::TwoWaySafe;
+        let one = reconcile(Input { base: &base, host: &host, guest: &guest, rules: &rules, mode });
+        let other = reconcile(Input { base: &base, host: &guest, guest: &host, rules: &rules, mode });
+        prop_assert_eq!(one.to_host, other.to_guest);
+        prop_assert_eq!(one.to_guest, other.to_host);
+        prop_assert_eq!(one.agreed, other.agreed);
+    }
+
+    #[test]
+    fn i14_nothing_held_ever_reaches_the_host(base in any_base(), host in any_tree(), guest in any_tree()) {
+        let lists = Lists { held: vec!["a/b".into(), "c".into()], ..Lists::default() };
+        let rules = Rules::new(&lists).unwrap();
+        let mode = Mode::TwoWaySafe;
+        let after = run(Input { base: &base, host: &host, guest: &guest, rules: &rules, mode });
+        prop_assert_eq!(after.host.check(), Ok(()));
+        prop_assert_eq!(after.guest.check(), Ok(()));
+        let mut flows = rules.walk();
+        for op in &after.plan.to_host {
+            prop_assert_ne!(flows.flow(&op.path), Flow::Held, "{}", op.path);
+            let leads = op.new.as_ref().is_some_and(|entry| rules.holds_type(&op.path, entry));
+            prop_assert!(!leads, "{}", op.path);
+        }
+        let input = Input { base: &after.base, host: &after.host, guest: &after.guest, rules: &rules, mode };
+        let again = reconcile(input);
+        prop_assert_eq!((again.to_host, again.to_guest), (vec![], vec![]));
+    }
+}

@@ -1,0 +1,319 @@
+//! One side of a workspace: a root, what the last scan found in it, and how it is changed.
+//!
+//! Host and guest use the same type; the host drives its own directly and the guest's over the
+//! [protocol](crate::protocol). Everything here blocks and belongs on a blocking thread.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+use crate::apply::{Outcomes, Staged, apply};
+use crate::path::RelPath;
+use crate::protocol::{CHUNK, Part, Piece};
+use crate::reconcile::Op;
+use crate::root::{Facts, Root};
+use crate::rules::Rules;
+use crate::scan::{Bounds, Scanner, open_file};
+use crate::stage::{Owner, Staging, flush};
+use crate::tree::{Digest, Entry, Tree};
+
+/// What a replica needs to know besides its root.
+#[derive(Debug, Clone)]
+pub(crate) struct Setup {
+    pub(crate) rules: Arc<Rules>,
+    pub(crate) bounds: Bounds,
+    pub(crate) staging: Option<PathBuf>,
+    pub(crate) owner: Option<Owner>,
+}
+
+/// One side of a workspace.
+#[derive(Debug)]
+pub(crate) struct Replica {
+    root: Arc<Root>,
+    setup: Setup,
+    scanner: Scanner,
+    tree: Tree,
+}
+
+impl Replica {
+    pub(crate) fn new(root: Root, setup: Setup) -> Self {
+        Self {
+            root: Arc::new(root),
+            setup,
+            scanner: Scanner::default(),
+            tree: Tree::default(),
+        }
+    }
+
+    pub(crate) fn root(&self) -> &Arc<Root> {
+        &self.root
+    }
+
+    /// Returns what the last scan found.
+    pub(crate) fn tree(&self) -> &Tree {
+        &self.tree
+    }
+
+    /// Looks at everything in the root and returns what it found before.
+    ///
+    /// Answers `NotFound` where the root is gone or is another folder now.
+    pub(crate) fn scan(&mut self) -> io::Result<Tree> {
+        if !self.root.is_in_place() {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        let tree = self
+            .scanner
+            .scan(&self.root, &self.setup.rules, self.setup.bounds)?;
+        Ok(std::mem::replace(&mut self.tree, tree))
+    }
+
+    /// Starts a batch: stages what is at hand here, so that only the rest has to be sent.
+    pub(crate) fn prepare(&self, ops: Vec<Op>) -> io::Result<Batch> {
+        let setup = &self.setup;
+        let staging = Staging::open(&self.root, setup.staging.as_deref(), setup.owner)?;
+        let mut batch = Batch {
+            root: self.root.clone(),
+            staging,
+            ops,
+            staged: Staged::new(),
+            files: Vec::new(),
+            needed: Vec::new(),
+        };
+        batch.stage_known(&self.tree);
+        Ok(batch)
+    }
+}
+
+/// Operations on their way into one root.
+#[derive(Debug)]
+pub(crate) struct Batch {
+    root: Arc<Root>,
+    staging: Staging,
+    ops: Vec<Op>,
+    staged: Staged,
+    files: Vec<File>,
+    needed: Vec<(u32, u64)>,
+}
+
+impl Batch {
+    /// Returns the indexes of the operations whose contents have to be sent, ascending, with lengths.
+    pub(crate) fn needed(&self) -> &[(u32, u64)] {
+        &self.needed
+    }
+
+    /// Returns where the other side has what this batch needs: at the same paths.
+    pub(crate) fn wanted(&self) -> Vec<Wanted> {
+        let wanted = |&(item, size): &(u32, u64)| Wanted {
+            item,
+            path: self.ops[item as usize].path.clone(),
+            size,
+        };
+        self.needed.iter().map(wanted).collect()
+    }
+
+    /// Copies what the root has elsewhere: renames and changed modes send nothing.
+    fn stage_known(&mut self, tree: &Tree) {
+        let wanted: std::collections::HashSet<Digest> =
+            contents(&self.ops).map(|(_, c)| c.0).collect();
+        let at_hand: std::collections::HashMap<Digest, &RelPath> = tree
+            .iter()
+            .filter_map(|(path, entry)| Some((entry.content()?.0, path)))
+            .filter(|(digest, _)| wanted.contains(digest))
+            .collect();
+        for (index, (digest, size)) in contents(&self.ops).collect::<Vec<_>>() {
+            let source = at_hand.get(&digest);
+            if source.is_none_or(|path| self.copy(index, path).is_err()) {
+                let item = u32::try_from(index).expect("the number of operations is bounded");
+                self.needed.push((item, size));
+            }
+        }
+    }
+
+    fn copy(&mut self, index: usize, path: &RelPath) -> io::Result<()> {
+        let (mut source, facts) = open_file(&self.root.parent_of(path)?, path.name())?;
+        let Some(mut file) = self.start(index)? else {
+            return Ok(());
+        };
+        file.copy(&mut source)?;
+        let (name, file) = file.finish(Some(facts.modified))?;
+        self.keep(file)?;
+        drop(self.staged.insert(index, Ok(name)));
+        Ok(())
+    }
+
+    fn start(&mut self, index: usize) -> io::Result<Option<crate::stage::StagedFile>> {
+        match self.ops.get(index).and_then(|op| op.new.as_ref()) {
+            Some(Entry::File {
+                digest,
+                size,
+                executable,
+            }) => Ok(Some(self.staging.file((*digest, *size), *executable)?)),
+            _ => Ok(None),
+        }
+    }
+
+    /// Writes pieces as they arrive, in the order of [`Batch::needed`], until the sender is dropped.
+    pub(crate) fn fill(mut self, mut pieces: mpsc::Receiver<Piece>) -> Self {
+        while let Some(piece) = pieces.blocking_recv() {
+            let index = piece.item as usize;
+            let result = self.receive(piece, &mut pieces);
+            drop(self.staged.insert(index, result));
+        }
+        self
+    }
+
+    /// Receives one file, beginning with `piece`; after a failure the rest of it is read and dropped.
+    fn receive(
+        &mut self,
+        mut piece: Piece,
+        pieces: &mut mpsc::Receiver<Piece>,
+    ) -> Result<String, String> {
+        let mut file = self.start(piece.item as usize).and_then(|file| {
+            file.ok_or_else(|| io::Error::other("contents for something that is no file"))
+        });
+        let modified = piece.modified;
+        let outcome = loop {
+            if let Ok(open) = &mut file
+                && let Err(error) = open.write(&piece.bytes)
+            {
+                file = Err(error);
+            }
+            match piece.part {
+                Part::More => {}
+                Part::Last => break file.and_then(|file| file.finish(modified)),
+                Part::Failed => break Err(io::Error::other("the other side could not read it")),
+            }
+            piece = match pieces.blocking_recv() {
+                Some(piece) => piece,
+                None => break Err(io::ErrorKind::UnexpectedEof.into()),
+            };
+        };
+        let kept = outcome.and_then(|(name, file)| self.keep(file).map(|()| name));
+        kept.map_err(|error| error.to_string())
+    }
+
+    /// Keeps a file open until it is flushed, as far as files are flushed one by one.
+    fn keep(&mut self, file: File) -> io::Result<()> {
+        if self.files.len() < FLUSHED_TOGETHER {
+            self.files.push(file);
+            Ok(())
+        } else if cfg!(target_os = "linux") {
+            // So many are flushed with their file system.
+            Ok(())
+        } else {
+            file.sync_all()
+        }
+    }
+
+    /// Makes the contents durable, puts everything in place, and makes that durable.
+    pub(crate) fn apply(mut self) -> io::Result<(Vec<Op>, Outcomes)> {
+        flush(&self.files, self.staging.folder())?;
+        self.files.clear();
+        let results = apply(&self.root, &mut self.staging, &self.ops, &self.staged)?;
+        Ok((self.ops, results))
+    }
+}
+
+/// More open files than this are flushed with their file system, so only that many need to stay open.
+const FLUSHED_TOGETHER: usize = 16;
+
+fn contents(ops: &[Op]) -> impl Iterator<Item = (usize, (Digest, u64))> {
+    let content = |op: &Op| op.new.as_ref().and_then(Entry::content);
+    ops.iter()
+        .enumerate()
+        .filter_map(move |(index, op)| Some((index, content(op)?)))
+}
+
+/// A value that is worked with on blocking threads, one piece of work at a time.
+///
+/// Dropping the future of [`Worker::run`] lets the work end by itself; the value is gone then, and later
+/// work is refused.
+#[derive(Debug)]
+pub(crate) struct Worker<T>(Option<T>);
+
+impl<T: Send + 'static> Worker<T> {
+    pub(crate) fn new(value: T) -> Self {
+        Self(Some(value))
+    }
+
+    pub(crate) async fn run<R: Send + 'static>(
+        &mut self,
+        work: impl FnOnce(&mut T) -> R + Send + 'static,
+    ) -> io::Result<R> {
+        let gone = || io::Error::other("an earlier piece of work did not end");
+        let mut value = self.0.take().ok_or_else(gone)?;
+        let run = move || {
+            let result = work(&mut value);
+            (value, result)
+        };
+        let (value, result) = tokio::task::spawn_blocking(run)
+            .await
+            .map_err(io::Error::other)?;
+        self.0 = Some(value);
+        Ok(result)
+    }
+}
+
+/// One file that the other side needs: its operation, where it is, how long it is.
+#[derive(Debug, Clone)]
+pub(crate) struct Wanted {
+    pub(crate) item: u32,
+    pub(crate) path: RelPath,
+    pub(crate) size: u64,
+}
+
+/// Reads files and sends them as pieces, in order; ends early when the receiver is dropped.
+pub(crate) fn read_out(root: &Root, wanted: Vec<Wanted>, pieces: &mpsc::Sender<Piece>) {
+    for want in wanted {
+        let failed = |_| Piece {
+            item: want.item,
+            part: Part::Failed,
+            modified: None,
+            bytes: vec![],
+        };
+        let opened = root
+            .parent_of(&want.path)
+            .and_then(|folder| open_file(&folder, want.path.name()));
+        let sent = match opened {
+            Ok((file, facts)) => read_one(file, facts, &want, pieces),
+            Err(error) => pieces.blocking_send(failed(error)).is_ok(),
+        };
+        if !sent {
+            return;
+        }
+    }
+}
+
+fn read_one(mut file: File, facts: Facts, want: &Wanted, pieces: &mpsc::Sender<Piece>) -> bool {
+    let mut left = want.size;
+    loop {
+        let length = left.min(CHUNK as u64);
+        let mut bytes = vec![0; usize::try_from(length).unwrap_or(CHUNK)];
+        let result = file.read_exact(&mut bytes);
+        left -= length;
+        if result.is_err() {
+            bytes.clear();
+        }
+        let part = match result {
+            Err(_) => Part::Failed,
+            Ok(()) if left == 0 => Part::Last,
+            Ok(()) => Part::More,
+        };
+        let modified = Some(facts.modified);
+        let piece = Piece {
+            item: want.item,
+            part,
+            modified,
+            bytes,
+        };
+        if pieces.blocking_send(piece).is_err() {
+            return false;
+        }
+        if part != Part::More {
+            return true;
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! What a cycle did and what it left alone.
+
+use crate::path::RelPath;
+use crate::safety::Halt;
+use crate::tree::{Entry, Reason};
+
+/// One of the two replicas of a workspace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Side {
+    /// The machine that the sandbox runs on; its tree is the one to protect.
+    Host,
+    /// The inside of the sandbox.
+    Guest,
+}
+
+/// What happened to one path of one side.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Change {
+    /// The path.
+    pub path: RelPath,
+    /// What was there before, `None` for an addition.
+    pub old: Option<Entry>,
+    /// What is there now, `None` for a removal.
+    pub new: Option<Entry>,
+}
+
+/// A path that both sides changed since they last agreed. Each keeps its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Conflict {
+    /// The path; for a folder on one side and a file on the other, everything beneath it too.
+    pub path: RelPath,
+    /// What the host has.
+    pub host: Option<Entry>,
+    /// What the guest has.
+    pub guest: Option<Entry>,
+}
+
+/// A change in the guest that was not applied to the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Held {
+    /// The path.
+    pub path: RelPath,
+    /// What the guest has there, `None` where it removed it.
+    pub guest: Option<Entry>,
+    /// Why it was held.
+    pub reason: HeldReason,
+}
+
+/// Why a change in the guest was not applied to the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum HeldReason {
+    /// The held list names it: the host would run it without being asked.
+    RunsOnHost,
+    /// The workspace is read-only.
+    ReadOnly,
+}
+
+/// A path that was left as it is although it should have changed, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Problem {
+    /// The side on which it was met.
+    pub side: Side,
+    /// The path.
+    pub path: RelPath,
+    /// What stood in the way, in words. From the guest, it is the guest's word.
+    pub text: String,
+}
+
+/// Something that is there and not synchronized.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Untracked {
+    /// The side that has it.
+    pub side: Side,
+    /// The path; for a folder, everything beneath it too.
+    pub path: RelPath,
+    /// Why it is not synchronized; never [`Reason::Ignored`], which is not reported.
+    pub reason: Reason,
+}
+
+/// What one cycle did and what it left alone.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Report {
+    /// Changes of the host's tree, in the order of paths.
+    pub to_host: Vec<Change>,
+    /// Changes of the guest's tree, as the guest reports them.
+    pub to_guest: Vec<Change>,
+    /// Paths that both sides changed.
+    pub conflicts: Vec<Conflict>,
+    /// Changes in the guest that wait for review or never come back.
+    pub held: Vec<Held>,
+    /// Paths that could not be brought into agreement this time; the next cycle tries again.
+    pub problems: Vec<Problem>,
+    /// What is there and not synchronized: masked, special, leading out.
+    pub untracked: Vec<Untracked>,
+}
+
+impl Report {
+    /// Tells whether the two sides agree, what is held, untracked or ignored aside.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.conflicts.is_empty() && self.problems.is_empty()
+    }
+
+    /// Tells whether the cycle changed nothing on either side.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        self.to_host.is_empty() && self.to_guest.is_empty()
+    }
+}
+
+/// What a session tells while it is open.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Event {
+    /// A cycle ended and had something to say: not quiet, not settled, or asked for.
+    Synchronized(std::sync::Arc<Report>),
+    /// The session halted and asks, see [`Session::resume`](crate::Session::resume).
+    Halted(Halt),
+    /// A cycle failed, in words; the session goes on if it can.
+    Failed(String),
+    /// The session is over.
+    Ended,
+}

@@ -1,0 +1,267 @@
+//! From the file system to a [`Tree`].
+//!
+//! Every scan walks the whole root and asks for the facts of every name; contents are read only where the
+//! facts (device, inode, size, mode, both times) differ from the last scan's. A file that was changed
+//! within [`RACY`] of being looked at is read again the next time: a second edit within the clock's
+//! resolution leaves the facts as they were (`S25`).
+//!
+//! What cannot be read, is no file, folder or link, or lies on another file system becomes
+//! [`Entry::Untracked`], never an absence: an absence would be a deletion.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::OwnedFd;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rustix::fs::{Dir, FileType, Mode, OFlags};
+use rustix::io::Errno;
+
+use crate::path::RelPath;
+use crate::root::{DIRECTORY, Facts, Root};
+use crate::rules::{Flow, Rules};
+use crate::tree::{Digest, Entry, Reason, Tree, portable_target};
+
+/// How long after a change the same facts may still mean other contents: the coarsest file systems in use
+/// (FAT, HFS+) count in steps of two seconds.
+const RACY: Duration = Duration::from_secs(2);
+/// How much of a file is in memory at a time.
+pub(crate) const BUFFER: usize = 128 * 1024;
+
+/// What bounds a scan.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Bounds {
+    pub(crate) entries: usize,
+    pub(crate) file_bytes: u64,
+}
+
+/// Scans one root again and again, remembering digests.
+#[derive(Debug, Default)]
+pub(crate) struct Scanner {
+    known: HashMap<RelPath, Known>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Known {
+    facts: Facts,
+    digest: Digest,
+    racy: bool,
+}
+
+impl Scanner {
+    /// Returns what is in the root now.
+    ///
+    /// # Errors
+    ///
+    /// When the root itself cannot be read, or holds more than `bounds` allow.
+    pub(crate) fn scan(&mut self, root: &Root, rules: &Rules, bounds: Bounds) -> io::Result<Tree> {
+        let mut walk = Walk {
+            root,
+            rules,
+            bounds,
+            known: &self.known,
+            seen: HashMap::with_capacity(self.known.len()),
+            tree: Tree::default(),
+            now: SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .unwrap_or_default(),
+        };
+        walk.folder(&root.directory(None)?, None, Flow::Both)?;
+        let Walk { seen, tree, .. } = walk;
+        self.known = seen;
+        Ok(tree)
+    }
+}
+
+struct Walk<'a> {
+    root: &'a Root,
+    rules: &'a Rules,
+    bounds: Bounds,
+    known: &'a HashMap<RelPath, Known>,
+    seen: HashMap<RelPath, Known>,
+    tree: Tree,
+    now: Duration,
+}
+
+impl Walk<'_> {
+    /// Reads one folder and everything beneath it; the depth of paths bounds the recursion.
+    fn folder(&mut self, folder: &OwnedFd, path: Option<&RelPath>, flow: Flow) -> io::Result<()> {
+        for name in names(folder)? {
+            if self.tree.len() >= self.bounds.entries {
+                let reason = format!("more than {} entries", self.bounds.entries);
+                return Err(io::Error::new(io::ErrorKind::QuotaExceeded, reason));
+            }
+            // The name came from the kernel: the only way to fail is to be too long or too deep, and
+            // then the whole folder stays on its side, since the name alone cannot be said.
+            let Ok(child) = RelPath::join(path, &name) else {
+                return Err(Errno::NAMETOOLONG.into());
+            };
+            let flow = self.rules.flow_in(flow, &child);
+            if let Some(entry) = self.entry(folder, &child, flow)? {
+                self.tree.set(child, Some(entry));
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns what `path` is, having put what is beneath it into the tree.
+    fn entry(&mut self, folder: &OwnedFd, path: &RelPath, flow: Flow) -> io::Result<Option<Entry>> {
+        match flow {
+            Flow::Ignored => return Ok(Some(Entry::Untracked(Reason::Ignored))),
+            Flow::Masked => return Ok(Some(Entry::Untracked(Reason::Masked))),
+            Flow::Both | Flow::Held | Flow::Seed => {}
+        }
+        let facts = match Facts::at(folder, path.name()) {
+            Ok(Some(facts)) => facts,
+            // Gone between the listing and now.
+            Ok(None) => return Ok(None),
+            Err(_) => return Ok(Some(Entry::Untracked(Reason::Unreadable))),
+        };
+        let entry = match facts.kind {
+            // Only folders tell: overlayfs gives files the device of the layer that they lie in.
+            FileType::Directory if facts.device != self.root.device() => {
+                Ok(Entry::Untracked(Reason::OtherFilesystem))
+            }
+            FileType::Directory => return self.enter(folder, path, flow),
+            FileType::RegularFile if facts.size > self.bounds.file_bytes => {
+                Ok(Entry::Untracked(Reason::TooLarge))
+            }
+            FileType::RegularFile => self.file(folder, path, facts),
+            FileType::Symlink => symlink(folder, path),
+            _ => Ok(Entry::Untracked(Reason::Special)),
+        };
+        match entry {
+            Ok(entry) => Ok(Some(entry)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(_) => Ok(Some(Entry::Untracked(Reason::Unreadable))),
+        }
+    }
+
+    fn enter(&mut self, folder: &OwnedFd, path: &RelPath, flow: Flow) -> io::Result<Option<Entry>> {
+        let result = rustix::fs::openat(folder, path.name(), DIRECTORY, Mode::empty())
+            .map_err(io::Error::from)
+            .and_then(|child| self.folder(&child, Some(path), flow));
+        match result {
+            Ok(()) => Ok(Some(Entry::Directory)),
+            Err(error) if error.kind() == io::ErrorKind::QuotaExceeded => Err(error),
+            Err(error) => {
+                self.tree.remove_beneath(path);
+                let gone = error.kind() == io::ErrorKind::NotFound;
+                let too_long = error.raw_os_error() == Some(Errno::NAMETOOLONG.raw_os_error());
+                let reason = if too_long {
+                    Reason::NameTooLong
+                } else {
+                    Reason::Unreadable
+                };
+                Ok((!gone).then_some(Entry::Untracked(reason)))
+            }
+        }
+    }
+
+    fn file(&mut self, folder: &OwnedFd, path: &RelPath, facts: Facts) -> io::Result<Entry> {
+        let known = self
+            .known
+            .get(path)
+            .filter(|known| !known.racy && known.facts == facts);
+        let (facts, digest) = match known {
+            Some(known) => (facts, known.digest),
+            None => {
+                let (mut file, facts) = open_file(folder, path.name())?;
+                let (digest, size) = hash(&mut file)?;
+                (Facts { size, ..facts }, digest)
+            }
+        };
+        let changed = Duration::new(u64::try_from(facts.changed.0).unwrap_or(0), facts.changed.1);
+        let racy = changed + RACY >= self.now;
+        self.seen.insert(
+            path.clone(),
+            Known {
+                facts,
+                digest,
+                racy,
+            },
+        );
+        Ok(Entry::File {
+            digest,
+            size: facts.size,
+            executable: facts.is_executable(),
+        })
+    }
+}
+
+/// Returns what is at `name` in `folder` now, reading it through; `None` where there is nothing.
+///
+/// What is in a folder is not looked at.
+pub(crate) fn observe(folder: &OwnedFd, name: &[u8], path: &RelPath) -> io::Result<Option<Entry>> {
+    let Some(facts) = Facts::at(folder, name)? else {
+        return Ok(None);
+    };
+    Ok(Some(match facts.kind {
+        FileType::Directory => Entry::Directory,
+        FileType::RegularFile => {
+            let (mut file, facts) = open_file(folder, name)?;
+            let (digest, size) = hash(&mut file)?;
+            let executable = facts.is_executable();
+            Entry::File {
+                digest,
+                size,
+                executable,
+            }
+        }
+        FileType::Symlink => read_link(folder, name, path)?,
+        _ => Entry::Untracked(Reason::Special),
+    }))
+}
+
+/// Opens a regular file for reading; a FIFO in its place neither blocks nor opens.
+pub(crate) fn open_file(folder: &OwnedFd, name: &[u8]) -> io::Result<(File, Facts)> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(folder, name, flags, Mode::empty())?;
+    let facts = Facts::new(&rustix::fs::fstat(&file)?);
+    match facts.kind {
+        FileType::RegularFile => Ok((File::from(file), facts)),
+        _ => Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "no longer a regular file",
+        )),
+    }
+}
+
+fn symlink(folder: &OwnedFd, path: &RelPath) -> io::Result<Entry> {
+    read_link(folder, path.name(), path)
+}
+
+fn read_link(folder: &OwnedFd, name: &[u8], path: &RelPath) -> io::Result<Entry> {
+    let target = rustix::fs::readlinkat(folder, name, Vec::new())?.into_bytes();
+    Ok(if portable_target(path.depth(), &target) {
+        Entry::Symlink {
+            target: target.into(),
+        }
+    } else {
+        Entry::Untracked(Reason::EscapingSymlink)
+    })
+}
+
+/// Returns the names in a folder, in no order.
+pub(crate) fn names(folder: &OwnedFd) -> io::Result<Vec<Vec<u8>>> {
+    let mut names = Vec::new();
+    for entry in Dir::read_from(folder)? {
+        let entry = entry?;
+        match entry.file_name().to_bytes() {
+            b"." | b".." => {}
+            name => names.push(name.to_vec()),
+        }
+    }
+    Ok(names)
+}
+
+fn hash(file: &mut File) -> io::Result<(Digest, u64)> {
+    let mut hasher = blake3::Hasher::new();
+    let mut buffer = vec![0; BUFFER];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok((hasher.finalize().into(), hasher.count())),
+            read => drop(hasher.update(&buffer[..read])),
+        }
+    }
+}

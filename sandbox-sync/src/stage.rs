@@ -1,0 +1,337 @@
+//! Where new contents wait, complete and verified, until one rename puts them in place.
+//!
+//! The folder lies outside the tree where the embedder named one on the same file system, else in the root
+//! under a name that no scan looks at; it exists only while something is being applied. Each object's name
+//! begins with the digest of what it holds (with `part-` while it is being written). So after a crash what
+//! matches its name is rubbish, and what does not may be the only copy of something that was swapped out before it could be verified: that
+//! is moved to `rescued-…` and left there (`S16`, `S48`).
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rustix::fs::{AtFlags, Gid, Mode, OFlags, RenameFlags, Uid};
+use rustix::io::Errno;
+
+use crate::root::{DIRECTORY, Facts, Root};
+use crate::rules::STAGING_PREFIX;
+use crate::scan::{BUFFER, names, open_file};
+use crate::tree::Digest;
+
+/// Who owns what is created: user and group, by number.
+pub(crate) type Owner = (u32, u32);
+
+/// A file's modification time: seconds since 1970 and nanoseconds.
+pub(crate) type Modified = (i64, u32);
+
+/// What the names of files begin with that are not complete.
+const PARTIAL: &str = "part-";
+
+/// Up to this many files are flushed one by one; beyond, the whole file system is at once.
+const FLUSH_EACH: usize = 8;
+
+/// An open staging folder.
+#[derive(Debug)]
+pub(crate) struct Staging {
+    folder: OwnedFd,
+    /// The folder that holds it, where it lies in the root and goes when it is empty.
+    in_root: Option<OwnedFd>,
+    owner: Option<Owner>,
+    next: u64,
+}
+
+impl Staging {
+    /// Opens `outside` where it lies on the root's file system, else a folder in the root.
+    pub(crate) fn open(
+        root: &Root,
+        outside: Option<&Path>,
+        owner: Option<Owner>,
+    ) -> io::Result<Self> {
+        let (folder, in_root) = match outside.and_then(|path| open_outside(root, path).ok()) {
+            Some(folder) => (folder, None),
+            None => (open_inside(root)?, Some(root.directory(None)?)),
+        };
+        let staging = Self {
+            folder,
+            in_root,
+            owner,
+            next: 0,
+        };
+        staging.recover()?;
+        Ok(staging)
+    }
+
+    /// Clears what an earlier session left in the root or outside; only for who alone writes to the root.
+    pub(crate) fn sweep(root: &Root, outside: Option<&Path>) -> io::Result<()> {
+        if outside.is_some() || Facts::at(root.folder(), in_root_name().as_bytes())?.is_some() {
+            drop(Self::open(root, outside, None)?);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn folder(&self) -> &OwnedFd {
+        &self.folder
+    }
+
+    /// Starts a file that shall hold `size` bytes of `digest`.
+    pub(crate) fn file(
+        &mut self,
+        content: (Digest, u64),
+        executable: bool,
+    ) -> io::Result<StagedFile> {
+        let name = self.name(content.0);
+        let partial = format!("{PARTIAL}{name}");
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        // Without an owner of its own the file gets what the process's umask leaves.
+        let mode = match (self.owner.is_some(), executable) {
+            (true, true) => 0o755,
+            (true, false) => 0o644,
+            (false, true) => 0o777,
+            (false, false) => 0o666,
+        };
+        let file = rustix::fs::openat(&self.folder, &partial, flags, Mode::from_raw_mode(mode))?;
+        Ok(StagedFile {
+            folder: self.folder.try_clone()?,
+            partial: Some(partial),
+            name,
+            file: file.into(),
+            hasher: blake3::Hasher::new(),
+            content,
+            owner: self.owner,
+        })
+    }
+
+    /// Makes a symlink and returns its name here.
+    pub(crate) fn symlink(&mut self, target: &[u8]) -> io::Result<String> {
+        let name = self.name(Digest::of(target));
+        rustix::fs::symlinkat(target, &self.folder, &name)?;
+        self.own(&self.folder, name.as_bytes())?;
+        Ok(name)
+    }
+
+    /// Makes an empty folder and returns its name here.
+    pub(crate) fn directory(&mut self) -> io::Result<String> {
+        let name = self.name(Digest::of(b""));
+        self.create_directory(&self.folder, name.as_bytes())?;
+        Ok(name)
+    }
+
+    /// Makes an empty folder somewhere.
+    pub(crate) fn create_directory(&self, folder: &OwnedFd, name: &[u8]) -> io::Result<()> {
+        let mode = if self.owner.is_some() { 0o755 } else { 0o777 };
+        rustix::fs::mkdirat(folder, name, Mode::from_raw_mode(mode))?;
+        self.own(folder, name)
+    }
+
+    /// Returns a name that is free here, for something that is moved in.
+    pub(crate) fn free_name(&mut self) -> String {
+        // No content has the digest of nothing but nothing: what is found here later is kept.
+        self.name(Digest::of(b"moved in"))
+    }
+
+    /// Removes a file or link that is not needed any more.
+    pub(crate) fn discard(&self, name: &str) -> io::Result<()> {
+        Ok(rustix::fs::unlinkat(&self.folder, name, AtFlags::empty())?)
+    }
+
+    fn own(&self, folder: &OwnedFd, name: &[u8]) -> io::Result<()> {
+        let Some((user, group)) = self.owner else {
+            return Ok(());
+        };
+        let (user, group) = (Uid::from_raw(user), Gid::from_raw(group));
+        let flags = AtFlags::SYMLINK_NOFOLLOW;
+        Ok(rustix::fs::chownat(
+            folder,
+            name,
+            Some(user),
+            Some(group),
+            flags,
+        )?)
+    }
+
+    fn name(&mut self, digest: Digest) -> String {
+        self.next += 1;
+        format!("{digest}-{}", self.next)
+    }
+
+    /// Clears what a crash left: rubbish goes, what may be somebody's only copy is set aside.
+    fn recover(&self) -> io::Result<()> {
+        for name in names(&self.folder)? {
+            // Our own names are text; anything else is not ours.
+            let Ok(text) = std::str::from_utf8(&name) else {
+                continue;
+            };
+            if text.starts_with("rescued-") {
+                continue;
+            }
+            let rubbish = text.starts_with(PARTIAL)
+                || match open_file(&self.folder, &name) {
+                    Ok((file, _)) => text.starts_with(&digest_of(file)?.to_string()),
+                    // Links and folders carry nothing that the tree or the other side does not have.
+                    Err(_) => true,
+                };
+            if rubbish {
+                let removed = rustix::fs::unlinkat(&self.folder, text, AtFlags::empty());
+                if removed == Err(Errno::ISDIR) || removed == Err(Errno::PERM) {
+                    rustix::fs::unlinkat(&self.folder, text, AtFlags::REMOVEDIR)?;
+                }
+            } else {
+                tracing::warn!(name = text, "kept a file that a crash left in staging");
+                let rescued = format!("rescued-{text}");
+                let flags = RenameFlags::empty();
+                rustix::fs::renameat_with(&self.folder, text, &self.folder, rescued, flags)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        if let Err(error) = self.recover() {
+            tracing::debug!(%error, "cannot clear the staging folder");
+        }
+        if let Some(root) = &self.in_root {
+            // Fails where something was rescued, and then the folder has to stay.
+            let removed = rustix::fs::unlinkat(root, in_root_name(), AtFlags::REMOVEDIR);
+            if let Err(error) = removed {
+                tracing::debug!(%error, "the staging folder stays");
+            }
+        }
+    }
+}
+
+fn in_root_name() -> String {
+    format!("{STAGING_PREFIX}staging")
+}
+
+fn open_outside(root: &Root, path: &Path) -> io::Result<OwnedFd> {
+    std::fs::create_dir_all(path)?;
+    let folder = rustix::fs::open(path, DIRECTORY, Mode::empty())?;
+    rustix::fs::fchmod(&folder, Mode::RWXU)?;
+    if Facts::new(&rustix::fs::fstat(&folder)?).device == root.device() {
+        Ok(folder)
+    } else {
+        Err(io::ErrorKind::CrossesDevices.into())
+    }
+}
+
+fn open_inside(root: &Root) -> io::Result<OwnedFd> {
+    match rustix::fs::mkdirat(root.folder(), in_root_name(), Mode::RWXU) {
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(error) => return Err(error.into()),
+    }
+    Ok(rustix::fs::openat(
+        root.folder(),
+        in_root_name(),
+        DIRECTORY,
+        Mode::empty(),
+    )?)
+}
+
+fn digest_of(mut file: File) -> io::Result<Digest> {
+    let mut hasher = blake3::Hasher::new();
+    io::copy(&mut file, &mut hasher)?;
+    Ok(hasher.finalize().into())
+}
+
+/// A file that is being written; only [`StagedFile::finish`] makes it one that can be installed.
+/// Dropped before that, it is removed.
+#[derive(Debug)]
+pub(crate) struct StagedFile {
+    folder: OwnedFd,
+    /// Its name while it is not complete.
+    partial: Option<String>,
+    name: String,
+    file: File,
+    hasher: blake3::Hasher,
+    content: (Digest, u64),
+    owner: Option<Owner>,
+}
+
+impl Drop for StagedFile {
+    fn drop(&mut self) {
+        if let Some(partial) = &self.partial
+            && let Err(error) = rustix::fs::unlinkat(&self.folder, partial, AtFlags::empty())
+        {
+            tracing::debug!(%error, "cannot clear a partial file");
+        }
+    }
+}
+
+impl StagedFile {
+    /// Appends; more bytes than were announced are refused before they are written.
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if self.hasher.count() + bytes.len() as u64 > self.content.1 {
+            return Err(mismatch());
+        }
+        self.hasher.update(bytes);
+        self.file.write_all(bytes)
+    }
+
+    /// Appends everything from a file of our own.
+    pub(crate) fn copy(&mut self, source: &mut File) -> io::Result<()> {
+        let mut buffer = vec![0; BUFFER];
+        loop {
+            match source.read(&mut buffer)? {
+                0 => return Ok(()),
+                read => self.write(&buffer[..read])?,
+            }
+        }
+    }
+
+    /// Verifies length and digest, and sets owner and time.
+    pub(crate) fn finish(mut self, modified: Option<Modified>) -> io::Result<(String, File)> {
+        let (digest, size) = self.content;
+        if self.hasher.count() != size || Digest::from(self.hasher.finalize()) != digest {
+            return Err(mismatch());
+        }
+        if let Some((user, group)) = self.owner {
+            let (user, group) = (Uid::from_raw(user), Gid::from_raw(group));
+            rustix::fs::fchown(&self.file, Some(user), Some(group))?;
+        }
+        if let Some(time) = modified.and_then(system_time) {
+            self.file.set_modified(time)?;
+        }
+        if let Some(partial) = &self.partial {
+            rustix::fs::renameat(&self.folder, partial, &self.folder, &self.name)?;
+            self.partial = None;
+        }
+        Ok((std::mem::take(&mut self.name), self.file.try_clone()?))
+    }
+}
+
+fn mismatch() -> io::Error {
+    io::Error::other("the contents are not what the scan found; it may have been changed meanwhile")
+}
+
+fn system_time((seconds, nanos): Modified) -> Option<SystemTime> {
+    let whole = Duration::from_secs(seconds.unsigned_abs());
+    let time = if seconds < 0 {
+        UNIX_EPOCH.checked_sub(whole)
+    } else {
+        UNIX_EPOCH.checked_add(whole)
+    };
+    time?.checked_add(Duration::from_nanos(nanos.min(999_999_999).into()))
+}
+
+/// Makes files durable: a few one by one, many with one flush of their file system.
+pub(crate) fn flush(files: &[File], folder: &OwnedFd) -> io::Result<()> {
+    if cfg!(target_os = "linux") && files.len() > FLUSH_EACH {
+        return flush_filesystem(folder);
+    }
+    files.iter().try_for_each(File::sync_all)
+}
+
+#[cfg(target_os = "linux")]
+pub(crate) fn flush_filesystem(folder: &OwnedFd) -> io::Result<()> {
+    Ok(rustix::fs::syncfs(folder)?)
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn flush_filesystem(folder: &OwnedFd) -> io::Result<()> {
+    Ok(rustix::fs::fsync(folder)?)
+}

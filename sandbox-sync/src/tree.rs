@@ -1,0 +1,311 @@
+//! A tree as data: what is at each path, by content, without times, owners or inodes.
+//!
+//! The three inputs of the three-way merge are trees of this kind. Two entries are the same
+//! when a program that reads them cannot tell them apart: same type, same bytes, same executable bit,
+//! same link target. A tree that came from a peer is checked with [`Tree::check`] before anything looks
+//! at it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::path::RelPath;
+
+/// The longest symlink target that is synchronized, in bytes.
+pub const MAX_TARGET: usize = 1024;
+
+/// The BLAKE3 digest of a file's bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Digest([u8; 32]);
+
+impl Digest {
+    /// Returns the digest of bytes in memory.
+    #[must_use]
+    pub fn of(bytes: &[u8]) -> Self {
+        Self(blake3::hash(bytes).into())
+    }
+}
+
+impl From<blake3::Hash> for Digest {
+    fn from(hash: blake3::Hash) -> Self {
+        Self(hash.into())
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.8}", self.to_string())
+    }
+}
+
+/// What is at one path.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum Entry {
+    /// A folder; what is in it has paths of its own.
+    Directory,
+    /// A regular file.
+    File {
+        /// The digest of its bytes.
+        digest: Digest,
+        /// Its length in bytes.
+        size: u64,
+        /// Whether its owner may execute it; no other mode bit is synchronized.
+        executable: bool,
+    },
+    /// A symbolic link whose target stays inside the root, see [`portable_target`].
+    Symlink {
+        /// The target as it is written in the link.
+        target: Box<[u8]>,
+    },
+    /// Something that is there, stays where it is, and is not synchronized.
+    Untracked(Reason),
+}
+
+/// Why something is not synchronized.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum Reason {
+    /// An ignore rule names it.
+    Ignored,
+    /// A mask names it: it looks like a secret.
+    Masked,
+    /// A device, socket, FIFO or another thing that is neither file, folder nor link.
+    Special,
+    /// A symlink that leads out of the root, or whose target is no portable text.
+    EscapingSymlink,
+    /// Another file system is mounted there.
+    OtherFilesystem,
+    /// It could not be read.
+    Unreadable,
+    /// Its name or path is longer than what is synchronized.
+    NameTooLong,
+    /// The file is larger than the limit.
+    TooLarge,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ignored => "ignored by a rule",
+            Self::Masked => "masked: it looks like a secret",
+            Self::Special => "neither file, folder nor symlink",
+            Self::EscapingSymlink => "a symlink that leads out of the workspace",
+            Self::OtherFilesystem => "on another file system",
+            Self::Unreadable => "it cannot be read",
+            Self::NameTooLong => "its path is too long or too deep",
+            Self::TooLarge => "larger than the limit for one file",
+        })
+    }
+}
+
+impl Entry {
+    /// Tells whether this is a folder whose contents are synchronized.
+    #[must_use]
+    pub fn is_directory(&self) -> bool {
+        matches!(self, Self::Directory)
+    }
+
+    /// Tells whether this is there but not synchronized.
+    #[must_use]
+    pub fn is_untracked(&self) -> bool {
+        matches!(self, Self::Untracked(_))
+    }
+
+    /// Returns digest and length of a file.
+    #[must_use]
+    pub fn content(&self) -> Option<(Digest, u64)> {
+        match self {
+            Self::File { digest, size, .. } => Some((*digest, *size)),
+            _ => None,
+        }
+    }
+}
+
+/// Tells whether a link with this target, wherever it stands beneath the root, resolves beneath the root.
+///
+/// `depth` is the number of names in the link's own path. `..` is accepted only in front: the folders
+/// above a link are real folders, so leading `..` climb exactly where they seem to, while `..` after a
+/// name could climb from wherever another link leads (`S31`).
+#[must_use]
+pub fn portable_target(depth: usize, target: &[u8]) -> bool {
+    if target.is_empty() || target.len() > MAX_TARGET || target.contains(&0) {
+        return false;
+    }
+    let mut names = target.split(|byte| *byte == b'/');
+    let climbs = names
+        .by_ref()
+        .take_while(|name| matches!(*name, b".." | b"."))
+        .filter(|name| *name == b"..")
+        .count();
+    // `take_while` has eaten the first ordinary name; what follows must not climb. An absolute target
+    // begins with an empty name.
+    !target.starts_with(b"/") && climbs < depth && names.all(|name| name != b"..")
+}
+
+/// What is at each path of a root; the root itself has no entry.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Tree(BTreeMap<RelPath, Entry>);
+
+impl Tree {
+    /// Returns what is at `path`.
+    #[must_use]
+    pub fn entry(&self, path: &RelPath) -> Option<&Entry> {
+        self.0.get(path)
+    }
+
+    /// Sets or, with `None`, removes what is at `path`.
+    pub fn set(&mut self, path: RelPath, entry: Option<Entry>) {
+        match entry {
+            Some(entry) => drop(self.0.insert(path, entry)),
+            None => drop(self.0.remove(&path)),
+        }
+    }
+
+    /// Removes everything strictly beneath `folder`.
+    pub(crate) fn remove_beneath(&mut self, folder: &RelPath) {
+        let beneath = |path: &RelPath| path.is_beneath(folder);
+        while let Some((path, _)) = self.0.range(folder..).find(|(path, _)| *path != folder)
+            && beneath(path)
+        {
+            let path = path.clone();
+            self.0.remove(&path);
+        }
+    }
+
+    /// Returns the entries, each folder before what is in it.
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = (&RelPath, &Entry)> {
+        self.0.iter()
+    }
+
+    /// Returns how many entries there are, untracked ones included.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Tells whether there is no entry at all.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Returns how many entries are synchronized.
+    #[must_use]
+    pub fn tracked(&self) -> usize {
+        self.0
+            .values()
+            .filter(|entry| !entry.is_untracked())
+            .count()
+    }
+
+    /// Checks what a peer could have made up: entries whose parent is no folder, and links that lead out.
+    ///
+    /// # Errors
+    ///
+    /// The first path that cannot be.
+    pub fn check(&self) -> Result<(), RelPath> {
+        for (path, entry) in &self.0 {
+            let orphan = path
+                .parent()
+                .is_some_and(|parent| self.0.get(&parent) != Some(&Entry::Directory));
+            let escapes = match entry {
+                Entry::Symlink { target } => !portable_target(path.depth(), target),
+                _ => false,
+            };
+            if orphan || escapes {
+                return Err(path.clone());
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns what turns `self` into `newer`, one change per path.
+    pub fn changes_to<'a>(
+        &'a self,
+        newer: &'a Self,
+    ) -> impl Iterator<Item = (&'a RelPath, Option<&'a Entry>)> {
+        let gone = self.0.keys().filter(|path| !newer.0.contains_key(path));
+        let set = newer
+            .0
+            .iter()
+            .filter(|(path, entry)| self.0.get(path) != Some(entry));
+        gone.map(|path| (path, None))
+            .chain(set.map(|(path, entry)| (path, Some(entry))))
+    }
+}
+
+impl FromIterator<(RelPath, Entry)> for Tree {
+    fn from_iter<I: IntoIterator<Item = (RelPath, Entry)>>(entries: I) -> Self {
+        Self(entries.into_iter().collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn s30_s31_only_links_that_stay_inside_are_portable() {
+        for (depth, target, portable) in [
+            (1, "a", true),
+            (1, "a/b", true),
+            (1, "./a", true),
+            (2, "..", true),
+            (3, "../../a", true),
+            (1, "..", false),
+            (2, "../..", false),
+            (3, "./../../..", false),
+            (2, "a/..", false),
+            (4, "a/../..", false),
+            (1, "/etc/passwd", false),
+            (1, "", false),
+            (1, "a\0b", false),
+        ] {
+            assert_eq!(
+                portable_target(depth, target.as_bytes()),
+                portable,
+                "{target} at depth {depth}"
+            );
+        }
+    }
+
+    #[test]
+    fn s34_a_child_of_a_file_is_refused() {
+        let path = |p: &str| RelPath::new(p).unwrap();
+        let file = Entry::File {
+            digest: Digest::of(b""),
+            size: 0,
+            executable: false,
+        };
+        let tree: Tree = [(path("a"), file.clone()), (path("a/b"), file.clone())]
+            .into_iter()
+            .collect();
+        assert_eq!(tree.check(), Err(path("a/b")));
+        let tree: Tree = [(path("x/y"), file)].into_iter().collect();
+        assert_eq!(tree.check(), Err(path("x/y")));
+    }
+
+    #[test]
+    fn changes_lead_from_one_tree_to_the_other() {
+        let path = |p: &str| RelPath::new(p).unwrap();
+        let old: Tree = [(path("a"), Entry::Directory), (path("b"), Entry::Directory)]
+            .into_iter()
+            .collect();
+        let new: Tree = [(path("b"), Entry::Directory), (path("c"), Entry::Directory)]
+            .into_iter()
+            .collect();
+        let mut patched = old.clone();
+        for (path, entry) in old.changes_to(&new) {
+            patched.set(path.clone(), entry.cloned());
+        }
+        assert_eq!(patched, new);
+    }
+}
