@@ -44,7 +44,7 @@ fn services() -> Services {
             Box::pin(async move {
                 let served = sandbox_net::guest::serve(listener, move || {
                     let host = host.clone();
-                    async move { host.open().await }
+                    async move { Ok(Box::new(host.open().await?) as sandbox_base::BoxStream) }
                 });
                 let Err(error) = served.await;
                 super::report(&error);
