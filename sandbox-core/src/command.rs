@@ -394,7 +394,7 @@ impl Child {
     /// A command that has ended hears nothing.
     async fn tell(&self, control: ExecControl) {
         if let Some(sender) = &self.control {
-            drop(sender.send(control).await);
+            let _ = sender.send(control).await;
         }
     }
 
@@ -471,7 +471,7 @@ impl Drop for Child {
         if let (true, Some(control)) = (self.kill_on_drop, &self.control) {
             // A full queue has room again before the command can have read it all; a closed one means
             // that it has ended.
-            drop(control.try_send(ExecControl::Kill));
+            let _ = control.try_send(ExecControl::Kill);
         }
     }
 }
