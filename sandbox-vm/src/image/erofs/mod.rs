@@ -45,6 +45,16 @@ impl Stored {
         self.tail.map_or(0, |_| self.size % BLOCK)
     }
 
+    /// Contents that are nowhere, told apart by their size.
+    #[cfg(test)]
+    pub(super) fn for_test(size: u64) -> Self {
+        Self {
+            size,
+            first_block: 0,
+            tail: None,
+        }
+    }
+
     fn blocks(&self) -> u64 {
         (self.size - self.inline_bytes()).div_ceil(BLOCK)
     }
@@ -102,6 +112,10 @@ impl Writer {
         let whole = if inline { size - rest } else { size };
         let first_block = self.allocate(whole.div_ceil(BLOCK));
         self.image.copy(first_block * BLOCK, source, whole)?;
+        // The room may have been another file's: the end of the last block must not show what that held.
+        let padding = whole.next_multiple_of(BLOCK) - whole;
+        let end = first_block * BLOCK + whole;
+        self.image.zero(end, padding).map_err(StoreError::Target)?;
         let mut stored = Stored {
             size,
             first_block: first_block as u32,
@@ -422,6 +436,9 @@ impl Placed {
     }
 
     fn zero(&mut self, at: u64, count: u64) -> io::Result<()> {
+        if count == 0 {
+            return Ok(());
+        }
         self.seek(at)?;
         self.position += io::copy(&mut io::repeat(0).take(count), &mut self.file)?;
         Ok(())
