@@ -95,6 +95,7 @@ impl<'a> Builder<'a> {
     }
 
     /// Puts a hard link to a known entry in.
+    #[cfg(unix)]
     pub(super) fn link_to(&mut self, path: &[u8], id: NodeId) -> Result<(), Error> {
         self.change(path, |tree| tree.link_to(path, id))
     }
