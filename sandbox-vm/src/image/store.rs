@@ -158,8 +158,12 @@ impl Making<'_> {
                 let mut builder = start("the default image".to_owned())?;
                 let distribution = Distribution::of_host()?;
                 let (progress, cancel) = (self.progress, self.cancel);
-                let config = default::take(&distribution, folder, &mut builder, progress, cancel)?;
-                default::clean(folder)?;
+                let scratch = folder.join("scratch");
+                let failed = |error| Error::io(format!("use {}", scratch.display()), error);
+                fs::create_dir(&scratch).map_err(failed)?;
+                let config =
+                    default::take(&distribution, &scratch, &mut builder, progress, cancel)?;
+                fs::remove_dir_all(&scratch).map_err(failed)?;
                 builder.finish(identity)?;
                 config
             }

@@ -33,6 +33,8 @@ const DPKG_DEB: Tool = Tool {
     package: "dpkg",
 };
 
+/// The folder beneath the kernels in which apt works.
+const SCRATCH: &str = ".apt";
 /// Longest answer of `apt-cache` that is read.
 const MAX_ANSWER: u64 = 1 << 20;
 
@@ -102,10 +104,17 @@ impl Apt {
         progress: &Progress,
         cancel: &Cancel,
     ) -> Result<Self, Error> {
+        let failed = |error| Error::io("make a folder for apt", error);
+        // One name, under the lock: what a killed predecessor left is removed here.
+        match fs::remove_dir_all(place.join(SCRATCH)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+            _ => {}
+        }
         let scratch = tempfile::Builder::new()
-            .prefix(".apt-")
+            .prefix(SCRATCH)
+            .rand_bytes(0)
             .tempdir_in(place)
-            .map_err(|error| Error::io("make a folder for apt", error))?;
+            .map_err(failed)?;
         let mut apt = Self {
             options: Vec::new(),
             scratch,
