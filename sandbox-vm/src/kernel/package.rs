@@ -35,6 +35,12 @@ const DPKG_DEB: Tool = Tool {
 
 /// The folder beneath the kernels in which apt works.
 const SCRATCH: &str = ".apt";
+/// Takes back what the host has configured to run around an update.
+const NO_HOOKS: &str = "\
+#clear APT::Update::Pre-Invoke;
+#clear APT::Update::Post-Invoke;
+#clear APT::Update::Post-Invoke-Success;
+";
 /// Longest answer of `apt-cache` that is read.
 const MAX_ANSWER: u64 = 1 << 20;
 
@@ -160,9 +166,12 @@ impl Apt {
         let lists = self.folder("lists")?;
         self.options.push(apt_option("Dir::State::lists", lists));
         let mut command = self.command(APT_GET);
-        // Failing to fetch is a warning to apt-get; what was asked for is then missing below. The host's
-        // hooks are for the host's lists.
-        command.args(["-q", "update", "-o", "APT::Update::Post-Invoke-Success::="]);
+        // The host's hooks are for the host's lists: they must not run for ours.
+        let hooks = self.scratch.path().join("no-hooks.conf");
+        fs::write(&hooks, NO_HOOKS).map_err(|error| Error::io("configure apt", error))?;
+        command.arg("-c").arg(hooks);
+        // Without the option, apt-get takes a network that is not there for a success with warnings.
+        command.args(["-q", "update", "-o", "APT::Update::Error-Mode=any"]);
         APT_GET
             .output(&mut command, MAX_ANSWER, cancel)
             .map(drop)

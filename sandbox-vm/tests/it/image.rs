@@ -77,6 +77,12 @@ async fn a_directory_comes_back_as_it_was() {
         .prepare(&Image::directory(folder.path()), Progress::silent())
         .await
         .unwrap();
+    let mode = fs::metadata(&image.path).unwrap().permissions().mode();
+    assert_eq!(
+        mode & 0o777,
+        0o400,
+        "other users may not read what they could not read before"
+    );
     erofs::check(&image.path);
     compare(folder.path(), &image.path);
 }
