@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sandbox_base::ErrorKind;
 
@@ -18,6 +18,8 @@ use crate::Error;
 
 /// Longest part of a program's error output that is kept for an error message.
 const KEPT_DIAGNOSTICS: usize = 2000;
+/// How long a program that was asked to end may clean up.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Runs blocking work on the runtime's blocking threads. Dropping the future cancels the work: it stops at
 /// its next step, and the program that it waits for is asked to end.
@@ -55,7 +57,7 @@ impl Cancel {
     fn request(&self) {
         self.0.requested.store(true, Ordering::Relaxed);
         if let Some(child) = self.child().as_mut() {
-            terminate(child);
+            signal(child, Signal::Terminate);
         }
     }
 
@@ -85,6 +87,8 @@ pub(crate) struct Finished {
     pub(crate) status: ExitStatus,
     /// The end of what it wrote to its error output.
     pub(crate) diagnostics: String,
+    /// What came of consuming its standard output.
+    pub(crate) consumed: Result<(), Error>,
 }
 
 impl Tool {
@@ -111,22 +115,25 @@ impl Tool {
                 .map(drop)
                 .map_err(|error| self.failed(error))
         })?;
-        self.expect_success(&finished)?;
+        self.expect_success(finished.status, &finished.diagnostics)?;
         Ok(output)
     }
 
     /// Runs a command, giving its standard output to `consume` as it comes, and waits for its end. When
-    /// `consume` fails the program is ended, and that failure is the answer.
+    /// `consume` fails, that failure is the answer and the program is ended.
     pub(crate) fn stream(
         self,
         command: &mut Command,
         cancel: &Cancel,
         consume: impl FnOnce(&mut dyn Read) -> Result<(), Error>,
     ) -> Result<Finished, Error> {
-        self.stream_with(command, cancel, consume, |_| {})
+        let mut finished = self.stream_with(command, cancel, consume, |_| {})?;
+        std::mem::replace(&mut finished.consumed, Ok(()))?;
+        Ok(finished)
     }
 
-    /// As [`Self::stream`], and gives each line of the error output to `on_line`.
+    /// As [`Self::stream`], gives each line of the error output to `on_line`, and leaves it to the caller
+    /// to decide which of two failures is the cause of the other.
     pub(crate) fn stream_with(
         self,
         command: &mut Command,
@@ -142,35 +149,32 @@ impl Tool {
         let stdout = child.stdout.take();
         let stderr = child.stderr.take();
         *cancel.child() = Some(child);
-        std::thread::scope(|scope| {
+        let (consumed, status, diagnostics) = std::thread::scope(|scope| {
             let diagnostics = scope.spawn(move || stderr.map(|s| read_lines(s, on_line)));
             let consumed = stdout.map_or(Ok(()), |mut stdout| consume(&mut stdout));
-            if consumed.is_err() {
-                cancel.child().as_mut().map(terminate);
-            }
-            let status = wait(cancel).map_err(|error| self.failed(error));
-            let diagnostics = diagnostics.join().ok().flatten().unwrap_or_default();
-            cancel.check(&format!("run {}", self.program))?;
-            consumed?;
-            Ok(Finished {
-                status: status?,
-                diagnostics,
-            })
+            let status = wait(cancel, consumed.is_err());
+            (
+                consumed,
+                status,
+                diagnostics.join().ok().flatten().unwrap_or_default(),
+            )
+        });
+        cancel.check(&format!("run {}", self.program))?;
+        let status = status.map_err(|error| self.failed(error))?;
+        Ok(Finished {
+            status,
+            diagnostics,
+            consumed,
         })
     }
 
     /// Turns an unsuccessful end into an error that carries what the program said.
-    pub(crate) fn expect_success(self, finished: &Finished) -> Result<(), Error> {
-        if finished.status.success() {
+    pub(crate) fn expect_success(self, status: ExitStatus, diagnostics: &str) -> Result<(), Error> {
+        if status.success() {
             return Ok(());
         }
-        Err(
-            Error::new(ErrorKind::Io, format!("run {}", self.program)).with_detail(format!(
-                "{}: {}",
-                finished.status,
-                finished.diagnostics.trim()
-            )),
-        )
+        Err(Error::new(ErrorKind::Io, format!("run {}", self.program))
+            .with_detail(format!("{status}: {}", diagnostics.trim())))
     }
 
     fn failed(self, error: io::Error) -> Error {
@@ -193,38 +197,58 @@ impl Tool {
     }
 }
 
+/// Waits for the end of the program, which is asked to end when `unwanted` or when the caller has gone, and
+/// killed when it does not.
+///
 /// Polls, because the child must stay unreaped (and so its number its own) while a canceller may signal it.
-fn wait(cancel: &Cancel) -> io::Result<ExitStatus> {
+fn wait(cancel: &Cancel, unwanted: bool) -> io::Result<ExitStatus> {
+    let mut asked = None;
     loop {
         let mut slot = cancel.child();
         let Some(child) = slot.as_mut() else {
             return Err(io::Error::other("the child was taken"));
         };
-        if cancel.0.requested.load(Ordering::Relaxed) {
-            terminate(child);
-        }
         if let Some(status) = child.try_wait()? {
             *slot = None;
             return Ok(status);
+        }
+        if unwanted || cancel.0.requested.load(Ordering::Relaxed) {
+            let since = asked.get_or_insert_with(|| {
+                signal(child, Signal::Terminate);
+                Instant::now()
+            });
+            if since.elapsed() > PATIENCE {
+                signal(child, Signal::Kill);
+            }
         }
         drop(slot);
         std::thread::sleep(Duration::from_millis(5));
     }
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Signal {
+    Terminate,
+    Kill,
+}
+
+/// Signals a child that was not reaped yet, and its whole group.
 #[cfg(unix)]
-fn terminate(child: &mut Child) {
-    let group = i32::try_from(child.id())
-        .ok()
-        .and_then(rustix::process::Pid::from_raw);
-    if let Some(group) = group {
+fn signal(child: &mut Child, signal: Signal) {
+    let signal = match signal {
+        Signal::Terminate => rustix::process::Signal::TERM,
+        Signal::Kill => rustix::process::Signal::KILL,
+    };
+    let number = i32::try_from(child.id()).ok();
+    if let Some(group) = number.and_then(rustix::process::Pid::from_raw) {
         // Gone already is as good.
-        let _gone = rustix::process::kill_process_group(group, rustix::process::Signal::TERM);
+        let _gone = rustix::process::kill_process_group(group, signal);
     }
 }
 
 #[cfg(not(unix))]
-fn terminate(child: &mut Child) {
+fn signal(child: &mut Child, _: Signal) {
+    // Gone already is as good.
     drop(child.kill());
 }
 

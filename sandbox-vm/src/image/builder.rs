@@ -1,7 +1,7 @@
 //! One image in the making: a tree, the file that its contents go to, and who is told.
 
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use sandbox_base::ErrorKind;
@@ -39,7 +39,7 @@ impl<'a> Builder<'a> {
     ) -> Result<Self, Error> {
         let failed = |error| Error::io(format!("create {}", target.display()), error);
         let folder = target.parent().unwrap_or(Path::new("."));
-        let image = File::create_new(target).map_err(failed)?;
+        let image = new_file(target).map_err(failed)?;
         let spool = tempfile::tempfile_in(folder).map_err(failed)?;
         Ok(Self {
             source: source.into(),
@@ -95,6 +95,7 @@ impl<'a> Builder<'a> {
     }
 
     /// Puts a hard link to a known entry in.
+    #[cfg(unix)]
     pub(super) fn link_to(&mut self, path: &[u8], id: NodeId) -> Result<(), Error> {
         self.change(path, |tree| tree.link_to(path, id))
     }
@@ -157,6 +158,15 @@ impl<'a> Builder<'a> {
 fn name(path: &[u8]) -> String {
     let shown = &path[..path.len().min(200)];
     format!("{:?}", String::from_utf8_lossy(shown))
+}
+
+/// Creates a file for its owner alone: it holds what other users may not be allowed to read.
+fn new_file(path: &Path) -> io::Result<File> {
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(path)
 }
 
 /// The file is shared by machines; nothing should write to it by mistake.

@@ -10,7 +10,6 @@
 //! root without a password: the wall is around the machine, not inside it. Manual pages, translations and
 //! documentation are left out.
 
-use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufReader, Read};
 use std::path::Path;
@@ -156,8 +155,17 @@ pub(super) fn take(
             });
         }
     };
-    let finished = MMDEBSTRAP.stream_with(&mut command, cancel, consume, said);
-    let done = finished.and_then(|finished| MMDEBSTRAP.expect_success(&finished));
+    let done = MMDEBSTRAP
+        .stream_with(&mut command, cancel, consume, said)
+        .and_then(|finished| {
+            match finished.consumed {
+                // A tar that ends early is what a failed program leaves: its own words are the reason.
+                Err(error) if error.kind() != ErrorKind::Invalid => Err(error),
+                consumed => MMDEBSTRAP
+                    .expect_success(finished.status, &finished.diagnostics)
+                    .and(consumed),
+            }
+        });
     done.map_err(|error| {
         Error::new(error.kind(), "make the default image")
             .with_detail("mmdebstrap needs the network and the apt sources of this host to work")
@@ -291,20 +299,6 @@ fn parse_sources(answer: &str, distribution: &Distribution, keyring: Option<&str
         }
     }
     sources
-}
-
-/// Removes what an ended `mmdebstrap` may have left in the scratch folder.
-pub(super) fn clean(scratch: &Path) -> Result<(), Error> {
-    let failed = |error| Error::io(format!("clean up in {}", scratch.display()), error);
-    for entry in fs::read_dir(scratch).map_err(failed)? {
-        let entry = entry.map_err(failed)?;
-        if entry.path().extension() != Some(OsStr::new("erofs"))
-            && entry.file_type().map_err(failed)?.is_dir()
-        {
-            fs::remove_dir_all(entry.path()).map_err(failed)?;
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -121,7 +121,8 @@ fn walk(top: &Path, mut visit: impl FnMut(Found) -> Result<(), Error>) -> Result
 
 fn entry_of(found: &Found, builder: &mut Builder<'_>) -> Result<Option<Entry>, Error> {
     let kind = found.metadata.file_type();
-    let number = found.metadata.rdev();
+    // The type of device numbers differs between systems.
+    let number = found.metadata.rdev() as rustix::fs::Dev;
     let (major, minor) = (rustix::fs::major(number), rustix::fs::minor(number));
     Ok(Some(if kind.is_dir() {
         Entry::Directory

@@ -33,6 +33,7 @@ mod default;
 #[cfg(unix)]
 mod directory;
 mod erofs;
+mod oci;
 mod store;
 mod tar;
 mod tree;

@@ -15,6 +15,7 @@ use super::builder::Builder;
 use super::compression;
 #[cfg(unix)]
 use super::default::{self, Distribution};
+use super::oci;
 use super::tar::{self, Whiteouts};
 use super::{Image, ImageConfig, RootImage};
 use crate::process::{self, Cancel};
@@ -127,6 +128,15 @@ impl Making<'_> {
                 key.update("tar");
                 fingerprint(path, &mut key)?;
             }
+            Image::OciLayout { path, reference } => {
+                key.update("oci");
+                key.update(
+                    oci::Chosen::find(path, reference.as_deref())?
+                        .digest
+                        .as_str(),
+                );
+            }
+            #[cfg(not(unix))]
             other => return Err(unsupported(other)),
         }
         Ok(key.finalize().to_vec())
@@ -148,8 +158,12 @@ impl Making<'_> {
                 let mut builder = start("the default image".to_owned())?;
                 let distribution = Distribution::of_host()?;
                 let (progress, cancel) = (self.progress, self.cancel);
-                let config = default::take(&distribution, folder, &mut builder, progress, cancel)?;
-                default::clean(folder)?;
+                let scratch = folder.join("scratch");
+                let failed = |error| Error::io(format!("use {}", scratch.display()), error);
+                fs::create_dir(&scratch).map_err(failed)?;
+                let config =
+                    default::take(&distribution, &scratch, &mut builder, progress, cancel)?;
+                fs::remove_dir_all(&scratch).map_err(failed)?;
                 builder.finish(identity)?;
                 config
             }
@@ -159,6 +173,14 @@ impl Making<'_> {
                 builder.finish(identity)?;
                 ImageConfig::default()
             }
+            Image::OciLayout { path, reference } => {
+                let chosen = oci::Chosen::find(path, reference.as_deref())?;
+                let mut builder = start(path.display().to_string())?;
+                let config = chosen.take(&mut builder)?;
+                builder.finish(identity)?;
+                config
+            }
+            #[cfg(not(unix))]
             other => return Err(unsupported(other)),
         };
         let path = folder.join("config.json");
@@ -208,6 +230,7 @@ fn take_tar(path: &Path, builder: &mut Builder<'_>) -> Result<(), Error> {
     }
 }
 
+#[cfg(not(unix))]
 fn unsupported(image: &Image) -> Error {
     Error::new(
         ErrorKind::Unsupported,

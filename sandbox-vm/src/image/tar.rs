@@ -99,7 +99,7 @@ impl<R: Read> Reader<R> {
             let Some(header) = self.header()? else {
                 return Ok(None);
             };
-            let size = header.entry_size().map_err(|_| TarError::Damaged)?;
+            let size = filled(&header.as_old().size, header.entry_size())?;
             match header.entry_type().as_byte() {
                 b'L' => extension.path = Some(until_nul(self.extension(size)?)),
                 b'K' => extension.link = Some(until_nul(self.extension(size)?)),
@@ -245,28 +245,31 @@ fn metadata(
     (uid, gid): (Option<u32>, Option<u32>),
     modified: Option<(i64, u32)>,
 ) -> Result<Metadata, TarError> {
-    let owner = |known: Option<u32>, field: io::Result<u64>| match known {
+    let fields = header.as_old();
+    let owner = |known: Option<u32>, blank: &[u8], field: io::Result<u64>| match known {
         Some(id) => Ok(id),
-        None => field
-            .ok()
-            .and_then(|id| u32::try_from(id).ok())
-            .ok_or(TarError::Damaged),
+        None => u32::try_from(filled(blank, field)?).map_err(|_| TarError::Damaged),
     };
     let (seconds, nanoseconds) = match modified {
         Some(time) => time,
-        None => (
-            header.mtime().map_err(|_| TarError::Damaged)?.cast_signed(),
-            0,
-        ),
+        None => (filled(&fields.mtime, header.mtime())?.cast_signed(), 0),
     };
     Ok(Metadata {
-        permissions: (header.mode().map_err(|_| TarError::Damaged)? & 0o7777) as u16,
-        uid: owner(uid, header.uid())?,
-        gid: owner(gid, header.gid())?,
+        permissions: (filled(&fields.mode, header.mode().map(u64::from))? & 0o7777) as u16,
+        uid: owner(uid, &fields.uid, header.uid())?,
+        gid: owner(gid, &fields.gid, header.gid())?,
         seconds,
         nanoseconds,
         attributes: None,
     })
+}
+
+/// Takes a field that some writers leave blank for zero.
+fn filled(bytes: &[u8], field: io::Result<u64>) -> Result<u64, TarError> {
+    if bytes.iter().all(|byte| matches!(byte, 0 | b' ')) {
+        return Ok(0);
+    }
+    field.map_err(|_| TarError::Damaged)
 }
 
 fn until_nul(mut name: Vec<u8>) -> Vec<u8> {
@@ -501,11 +504,8 @@ mod tests {
         let mut head = header(tar::EntryType::Regular, 2000);
         archive.append_data(&mut head, "f", &[7; 2000][..]).unwrap();
         let whole = archive.into_inner().unwrap();
-        for length in [100, 600, 2000, 2600] {
-            members(&whole[..length.min(whole.len())])
-                .err()
-                .filter(|_| length < 2560)
-                .map_or_else(|| assert!(length >= 2560), drop);
+        for length in [100, 600, 2000, 2500] {
+            members(&whole[..length]).unwrap_err();
         }
     }
 

@@ -431,3 +431,194 @@ fn check_attributes(metadata: &Metadata) -> Result<(), Refusal> {
         _ => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn put(tree: &mut Tree, path: &str, entry: Entry) -> Result<NodeId, Refusal> {
+        tree.insert(path.as_bytes(), Metadata::default(), entry)
+    }
+
+    fn link_to(target: &str) -> Entry {
+        Entry::Symlink(target.as_bytes().into())
+    }
+
+    /// All paths, in order.
+    fn paths(tree: &Tree) -> Vec<String> {
+        let mut all = Vec::new();
+        let mut stack = vec![(String::new(), ROOT)];
+        while let Some((path, id)) = stack.pop() {
+            for (name, &child) in tree.node_at(id).children.iter().rev() {
+                let name = String::from_utf8_lossy(name);
+                stack.push((format!("{path}/{name}"), child));
+            }
+            all.push(path);
+        }
+        all.retain(|path| !path.is_empty());
+        all
+    }
+
+    #[test]
+    fn a_path_cannot_leave_the_image() {
+        let mut tree = Tree::new();
+        for path in ["..", "a/../../b", "/..", "a\0b"] {
+            assert_eq!(
+                put(&mut tree, path, Entry::Fifo),
+                Err(Refusal::BadPath),
+                "{path}"
+            );
+        }
+        assert_eq!(tree.link(b"a", b"../etc/shadow"), Err(Refusal::BadPath));
+        assert_eq!(paths(&tree), [""; 0]);
+    }
+
+    #[test]
+    fn links_in_the_middle_of_a_path_are_followed_within_the_image() {
+        let mut tree = Tree::new();
+        put(&mut tree, "bin", link_to("usr/bin")).unwrap();
+        put(&mut tree, "up", link_to("../../../..")).unwrap();
+        put(&mut tree, "abs", link_to("/usr")).unwrap();
+        put(&mut tree, "usr/bin", Entry::Directory).unwrap();
+        put(&mut tree, "bin/a", Entry::Fifo).unwrap();
+        put(&mut tree, "up/b", Entry::Fifo).unwrap();
+        put(&mut tree, "abs/c", Entry::Fifo).unwrap();
+        let expected = [
+            "/abs",
+            "/b",
+            "/bin",
+            "/up",
+            "/usr",
+            "/usr/bin",
+            "/usr/bin/a",
+            "/usr/c",
+        ];
+        assert_eq!(paths(&tree), expected);
+    }
+
+    #[test]
+    fn a_circle_of_links_is_refused() {
+        let mut tree = Tree::new();
+        put(&mut tree, "a", link_to("b")).unwrap();
+        put(&mut tree, "b", link_to("a")).unwrap();
+        assert_eq!(
+            put(&mut tree, "a/x", Entry::Fifo),
+            Err(Refusal::TooManyLinks)
+        );
+    }
+
+    #[test]
+    fn a_folder_keeps_what_it_holds_and_anything_else_is_replaced() {
+        let mut tree = Tree::new();
+        put(&mut tree, "d/x", Entry::Fifo).unwrap();
+        put(&mut tree, "d", Entry::Directory).unwrap();
+        assert_eq!(paths(&tree), ["/d", "/d/x"]);
+        put(&mut tree, "d", Entry::Fifo).unwrap();
+        assert_eq!(paths(&tree), ["/d"]);
+        assert_eq!(
+            put(&mut tree, "d/x", Entry::Fifo),
+            Err(Refusal::NotADirectory)
+        );
+        assert_eq!(put(&mut tree, "/", Entry::Fifo), Err(Refusal::RootReplaced));
+    }
+
+    #[test]
+    fn whiteouts_hide_lower_layers_only() {
+        let mut tree = Tree::new();
+        for path in ["d/old", "d/sub/old", "gone/x", "both"] {
+            put(&mut tree, path, Entry::Fifo).unwrap();
+        }
+        tree.begin_layer();
+        put(&mut tree, "d/sub/new", Entry::Fifo).unwrap();
+        put(&mut tree, "both", Entry::Fifo).unwrap();
+        tree.opaque(b"d").unwrap();
+        tree.whiteout(b"gone").unwrap();
+        tree.whiteout(b"both").unwrap();
+        tree.whiteout(b"never/was").unwrap();
+        assert_eq!(paths(&tree), ["/both", "/d", "/d/sub", "/d/sub/new"]);
+    }
+
+    #[test]
+    fn contents_are_unused_when_their_last_name_is_gone() {
+        let stored = Stored::for_test(7);
+        let mut tree = Tree::new();
+        put(&mut tree, "a", Entry::File(stored)).unwrap();
+        tree.link(b"b", b"a").unwrap();
+        assert_eq!(tree.link(b"c", b"nothing"), Err(Refusal::BadHardLink));
+        tree.begin_layer();
+        tree.whiteout(b"a").unwrap();
+        assert_eq!(tree.take_unused(), []);
+        put(&mut tree, "b", Entry::Fifo).unwrap();
+        assert_eq!(tree.take_unused(), [stored]);
+    }
+
+    #[test]
+    fn a_hard_link_onto_itself_is_harmless() {
+        let mut tree = Tree::new();
+        let id = put(&mut tree, "a", Entry::File(Stored::for_test(1))).unwrap();
+        tree.link(b"a", b"a").unwrap();
+        assert_eq!(tree.node_at(id).names, 1);
+        assert_eq!(tree.take_unused(), []);
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Put(String, u8),
+        Link(String, String),
+        Whiteout(String),
+        Opaque(String),
+        Layer,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let path = || "[ab](/[ab]){0,3}";
+        prop_oneof![
+            4 => (path(), 0u8..4).prop_map(|(path, kind)| Step::Put(path, kind)),
+            2 => (path(), path()).prop_map(|(path, target)| Step::Link(path, target)),
+            1 => path().prop_map(Step::Whiteout),
+            1 => path().prop_map(Step::Opaque),
+            1 => Just(Step::Layer),
+        ]
+    }
+
+    proptest! {
+        /// Each name counts once, and contents are unused exactly when no name leads to them.
+        #[test]
+        fn names_and_contents_are_accounted_for(steps in prop::collection::vec(step(), 1..60)) {
+            let mut tree = Tree::new();
+            let (mut stored, mut unused) = (0u64, Vec::new());
+            for step in steps {
+                // A refusal is an answer; only its effects count here.
+                let _refused = match step {
+                    Step::Put(path, 0) => put(&mut tree, &path, Entry::Directory).map(drop),
+                    Step::Put(path, 1) => put(&mut tree, &path, link_to("/a/b")).map(drop),
+                    Step::Put(path, _) => {
+                        let done = put(&mut tree, &path, Entry::File(Stored::for_test(stored)));
+                        stored += u64::from(done.is_ok());
+                        done.map(drop)
+                    }
+                    Step::Link(path, target) => tree.link(path.as_bytes(), target.as_bytes()),
+                    Step::Whiteout(path) => tree.whiteout(path.as_bytes()),
+                    Step::Opaque(path) => tree.opaque(path.as_bytes()),
+                    Step::Layer => { tree.begin_layer(); Ok(()) }
+                };
+                unused.extend(tree.take_unused());
+            }
+            let mut names = BTreeMap::<NodeId, u32>::new();
+            let mut stack = vec![ROOT];
+            while let Some(id) = stack.pop() {
+                for &child in tree.node_at(id).children.values() {
+                    *names.entry(child).or_default() += 1;
+                    stack.push(child);
+                }
+            }
+            let mut used = 0;
+            for (id, count) in names {
+                prop_assert_eq!(tree.node_at(id).names, count);
+                used += u64::from(matches!(tree.node_at(id).entry, Entry::File(_)));
+            }
+            prop_assert_eq!(used + unused.len() as u64, stored);
+        }
+    }
+}

@@ -33,6 +33,14 @@ const DPKG_DEB: Tool = Tool {
     package: "dpkg",
 };
 
+/// The folder beneath the kernels in which apt works.
+const SCRATCH: &str = ".apt";
+/// Takes back what the host has configured to run around an update.
+const NO_HOOKS: &str = "\
+#clear APT::Update::Pre-Invoke;
+#clear APT::Update::Post-Invoke;
+#clear APT::Update::Post-Invoke-Success;
+";
 /// Longest answer of `apt-cache` that is read.
 const MAX_ANSWER: u64 = 1 << 20;
 
@@ -102,10 +110,17 @@ impl Apt {
         progress: &Progress,
         cancel: &Cancel,
     ) -> Result<Self, Error> {
+        let failed = |error| Error::io("make a folder for apt", error);
+        // One name, under the lock: what a killed predecessor left is removed here.
+        match fs::remove_dir_all(place.join(SCRATCH)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+            _ => {}
+        }
         let scratch = tempfile::Builder::new()
-            .prefix(".apt-")
+            .prefix(SCRATCH)
+            .rand_bytes(0)
             .tempdir_in(place)
-            .map_err(|error| Error::io("make a folder for apt", error))?;
+            .map_err(failed)?;
         let mut apt = Self {
             options: Vec::new(),
             scratch,
@@ -151,9 +166,12 @@ impl Apt {
         let lists = self.folder("lists")?;
         self.options.push(apt_option("Dir::State::lists", lists));
         let mut command = self.command(APT_GET);
-        // Failing to fetch is a warning to apt-get; what was asked for is then missing below. The host's
-        // hooks are for the host's lists.
-        command.args(["-q", "update", "-o", "APT::Update::Post-Invoke-Success::="]);
+        // The host's hooks are for the host's lists: they must not run for ours.
+        let hooks = self.scratch.path().join("no-hooks.conf");
+        fs::write(&hooks, NO_HOOKS).map_err(|error| Error::io("configure apt", error))?;
+        command.arg("-c").arg(hooks);
+        // Without the option, apt-get takes a network that is not there for a success with warnings.
+        command.args(["-q", "update", "-o", "APT::Update::Error-Mode=any"]);
         APT_GET
             .output(&mut command, MAX_ANSWER, cancel)
             .map(drop)

@@ -77,19 +77,68 @@ async fn a_directory_comes_back_as_it_was() {
         .prepare(&Image::directory(folder.path()), Progress::silent())
         .await
         .unwrap();
+    let mode = fs::metadata(&image.path).unwrap().permissions().mode();
+    assert_eq!(
+        mode & 0o777,
+        0o400,
+        "other users may not read what they could not read before"
+    );
     erofs::check(&image.path);
-    if let Some(mounted) = Mounted::new(&image.path) {
-        let (before, after) = (look(folder.path()), look(mounted.path()));
-        assert!(before.keys().eq(after.keys()), "other names");
-        for (path, seen) in &before {
-            assert!(
-                *seen == after[path],
-                "{}: {:?} became {:?}",
-                path.display(),
-                brief(seen),
-                brief(&after[path])
-            );
-        }
+    compare(folder.path(), &image.path);
+}
+
+#[tokio::test]
+async fn a_tar_comes_back_as_it_was() {
+    let folder = tempfile::tempdir().unwrap();
+    every_kind(folder.path());
+    let place = tempfile::tempdir().unwrap();
+    let store = ImageStore::new(place.path());
+    let forms = [
+        ("plain", "--format=gnu"),
+        ("pax", "--format=posix"),
+        ("gz", "--gzip"),
+    ];
+    for (name, form) in forms {
+        let archive = place.path().join(format!("{name}.tar"));
+        let mut tar = Command::new("tar");
+        tar.args([
+            form,
+            "--format=posix",
+            "--xattrs",
+            "--xattrs-include=*",
+            "-cf",
+        ]);
+        let made = tar
+            .arg(&archive)
+            .arg("-C")
+            .arg(folder.path())
+            .arg(".")
+            .status()
+            .unwrap();
+        assert!(made.success());
+        let image = store
+            .prepare(&Image::tar(&archive), Progress::silent())
+            .await
+            .unwrap();
+        erofs::check(&image.path);
+        compare(folder.path(), &image.path);
+    }
+}
+
+/// Has the kernel mount the image, and compares all that is visible in it with `folder`.
+fn compare(folder: &Path, image: &Path) {
+    let Some(mounted) = Mounted::new(image) else {
+        return;
+    };
+    let (before, after) = (look(folder), look(mounted.path()));
+    assert!(before.keys().eq(after.keys()), "other names");
+    for (path, seen) in &before {
+        let (was, is) = (brief(seen), brief(&after[path]));
+        assert!(
+            *seen == after[path],
+            "{}: {was:?} became {is:?}",
+            path.display()
+        );
     }
 }
 
@@ -140,6 +189,11 @@ async fn a_missing_or_wrong_source_is_told_and_leaves_nothing() {
     let sources = [
         (Image::directory("/no/such/folder"), ErrorKind::NotFound),
         (Image::directory("/etc/passwd"), ErrorKind::Invalid),
+        (Image::tar("/no/such.tar"), ErrorKind::NotFound),
+        (Image::tar("/etc/passwd"), ErrorKind::Invalid),
+        (Image::tar("/dev/null"), ErrorKind::Invalid),
+        (Image::oci_layout("/no/such/layout"), ErrorKind::NotFound),
+        (Image::oci_layout(cache.path()), ErrorKind::NotFound),
     ];
     for (source, kind) in sources {
         let error = store
@@ -148,7 +202,11 @@ async fn a_missing_or_wrong_source_is_told_and_leaves_nothing() {
             .unwrap_err();
         assert_eq!(error.kind(), kind, "{source:?}: {error}");
     }
-    assert!(!cache.path().join("images").exists());
+    let left = fs::read_dir(cache.path().join("images")).unwrap();
+    let left: Vec<_> = left
+        .map(|e| e.unwrap().file_name().into_string().unwrap())
+        .collect();
+    assert!(left.iter().all(|name| name.ends_with(".lock")), "{left:?}");
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "these are tests")]
 
+mod default_image;
 mod disk;
 mod erofs;
 mod image;

@@ -17,19 +17,21 @@
 //! is given to later files, and what then remains of it is zeroed. The same calls give the same bytes.
 
 mod format;
+mod placed;
+mod plan;
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
+use std::io::{self, Read};
 
-use super::tree::{Entry, Node, NodeId, ROOT, Tree};
-use format::{BLOCK, EntryType, INODE, Inode, Layout, SLOT, Superblock};
+use super::tree::{Entry, NodeId, Tree};
+use format::{BLOCK, INODE, Inode, Layout, SLOT, Superblock};
+use placed::Placed;
+use plan::{FIRST_INODE, Plan, attributes};
 
 /// Longest piece of data behind an inode. Longer ones would often not fit what is left of a block and
 /// leave it empty; those take a block of their own.
 const MAX_INLINE: u64 = 2048;
-/// Where the first inode is: not at zero, because programs take inode number 0 for "none".
-const FIRST_INODE: u64 = 2 * SLOT;
 
 /// Where the contents of a file are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +45,16 @@ pub(super) struct Stored {
 impl Stored {
     fn inline_bytes(&self) -> u64 {
         self.tail.map_or(0, |_| self.size % BLOCK)
+    }
+
+    /// Contents that are nowhere, told apart by their size.
+    #[cfg(test)]
+    pub(super) fn for_test(size: u64) -> Self {
+        Self {
+            size,
+            first_block: 0,
+            tail: None,
+        }
     }
 
     fn blocks(&self) -> u64 {
@@ -102,6 +114,10 @@ impl Writer {
         let whole = if inline { size - rest } else { size };
         let first_block = self.allocate(whole.div_ceil(BLOCK));
         self.image.copy(first_block * BLOCK, source, whole)?;
+        // The room may have been another file's: the end of the last block must not show what that held.
+        let padding = whole.next_multiple_of(BLOCK) - whole;
+        let end = first_block * BLOCK + whole;
+        self.image.zero(end, padding).map_err(StoreError::Target)?;
         let mut stored = Stored {
             size,
             first_block: first_block as u32,
@@ -233,142 +249,6 @@ impl Writer {
     }
 }
 
-/// Where one inode goes.
-#[derive(Debug)]
-struct Place {
-    /// Bytes from the start of the metadata.
-    offset: u64,
-    /// Bytes of contents, except for files.
-    size: u64,
-    /// How many of the contents' last bytes are behind the inode.
-    inline: u64,
-    /// Blocks for the rest of a folder's or link's contents.
-    own_blocks: u64,
-    first_block: u32,
-    links: u32,
-}
-
-/// Where all inodes go.
-#[derive(Debug)]
-struct Plan {
-    /// All entries, each before what it holds.
-    order: Vec<NodeId>,
-    places: BTreeMap<NodeId, Place>,
-    parents: BTreeMap<NodeId, NodeId>,
-    bytes: u64,
-}
-
-impl Plan {
-    fn of(tree: &Tree) -> Self {
-        let mut plan = Self {
-            order: Vec::new(),
-            places: BTreeMap::new(),
-            parents: BTreeMap::new(),
-            bytes: FIRST_INODE,
-        };
-        let mut stack = vec![(ROOT, ROOT)];
-        while let Some((id, parent)) = stack.pop() {
-            if plan.places.contains_key(&id) {
-                continue; // a further name of a file
-            }
-            plan.place(tree, id);
-            if tree.node_at(id).entry == Entry::Directory {
-                plan.parents.insert(id, parent);
-            }
-            let children = tree.node_at(id).children.values();
-            stack.extend(children.rev().map(|&child| (child, id)));
-        }
-        plan
-    }
-
-    fn place(&mut self, tree: &Tree, id: NodeId) {
-        let node = tree.node_at(id);
-        let fixed = INODE + attributes(node).len() as u64;
-        let (size, inline) = match &node.entry {
-            Entry::File(stored) => (0, stored.inline_bytes()),
-            Entry::Directory => tail(format::directory_size(names(node))),
-            Entry::Symlink(target) => tail(target.len() as u64),
-            _ => (0, 0),
-        };
-        // Neither the inode nor the data behind it may cross from one block into the next; the attributes
-        // between them may.
-        let mut offset = self.bytes.next_multiple_of(SLOT);
-        while offset % BLOCK + INODE > BLOCK
-            || inline > 0 && (offset + fixed) % BLOCK + inline > BLOCK
-        {
-            offset += SLOT;
-        }
-        self.order.push(id);
-        self.bytes = offset + fixed + inline;
-        let folders = node
-            .children
-            .values()
-            .filter(|&&c| tree.node_at(c).entry == Entry::Directory);
-        let links = match node.entry {
-            Entry::Directory => 2 + folders.count() as u32,
-            _ => node.names,
-        };
-        let own_blocks = (size - inline.min(size)).div_ceil(BLOCK);
-        self.places.insert(
-            id,
-            Place {
-                offset,
-                size,
-                inline,
-                own_blocks,
-                first_block: 0,
-                links,
-            },
-        );
-    }
-
-    fn nid(&self, id: NodeId) -> u64 {
-        self.places[&id].offset / SLOT
-    }
-
-    /// Returns the contents of a folder or a symbolic link.
-    fn contents(&self, tree: &Tree, id: NodeId) -> Vec<u8> {
-        let node = tree.node_at(id);
-        match &node.entry {
-            Entry::Symlink(target) => target.to_vec(),
-            Entry::Directory => {
-                let (own, parent) = (self.nid(id), self.nid(self.parents[&id]));
-                let children = node.children.iter();
-                let mut entries: Vec<(&[u8], u64, EntryType)> = children
-                    .map(|(name, &c)| (&**name, self.nid(c), entry_type(&tree.node_at(c).entry)))
-                    .collect();
-                entries.push((b".", own, EntryType::Directory));
-                entries.push((b"..", parent, EntryType::Directory));
-                entries.sort_unstable_by_key(|&(name, ..)| name);
-                format::directory(&entries)
-            }
-            _ => Vec::new(),
-        }
-    }
-}
-
-/// Returns a size and how much of it goes behind the inode.
-fn tail(size: u64) -> (u64, u64) {
-    let rest = size % BLOCK;
-    (size, if rest <= MAX_INLINE { rest } else { 0 })
-}
-
-/// The names in a folder, sorted, with the two that every folder has.
-fn names(node: &Node) -> impl Iterator<Item = &[u8]> {
-    let mut names: Vec<&[u8]> = node.children.keys().map(|name| &**name).collect();
-    names.extend([&b"."[..], b".."]);
-    names.sort_unstable();
-    names.into_iter()
-}
-
-fn attributes(node: &Node) -> Vec<u8> {
-    node.metadata
-        .attributes
-        .as_deref()
-        .map(format::xattrs)
-        .unwrap_or_default()
-}
-
 fn kind_bits(entry: &Entry) -> u16 {
     match entry {
         Entry::Fifo => 0o010_000,
@@ -377,87 +257,5 @@ fn kind_bits(entry: &Entry) -> u16 {
         Entry::BlockDevice { .. } => 0o060_000,
         Entry::File(_) => 0o100_000,
         Entry::Symlink(_) => 0o120_000,
-    }
-}
-
-fn entry_type(entry: &Entry) -> EntryType {
-    match entry {
-        Entry::Fifo => EntryType::Fifo,
-        Entry::CharacterDevice { .. } => EntryType::CharacterDevice,
-        Entry::Directory => EntryType::Directory,
-        Entry::BlockDevice { .. } => EntryType::BlockDevice,
-        Entry::File(_) => EntryType::File,
-        Entry::Symlink(_) => EntryType::Symlink,
-    }
-}
-
-/// A file that is written at places, mostly one behind the other.
-#[derive(Debug)]
-struct Placed {
-    file: BufWriter<File>,
-    position: u64,
-}
-
-impl Placed {
-    fn new(file: File) -> Self {
-        Self {
-            file: BufWriter::with_capacity(256 << 10, file),
-            position: 0,
-        }
-    }
-
-    fn seek(&mut self, at: u64) -> io::Result<()> {
-        if self.position != at {
-            self.file.seek(SeekFrom::Start(at))?;
-            self.position = at;
-        }
-        Ok(())
-    }
-
-    fn write(&mut self, at: u64, bytes: &[u8]) -> io::Result<()> {
-        self.seek(at)?;
-        self.file.write_all(bytes)?;
-        self.position += bytes.len() as u64;
-        Ok(())
-    }
-
-    fn zero(&mut self, at: u64, count: u64) -> io::Result<()> {
-        self.seek(at)?;
-        self.position += io::copy(&mut io::repeat(0).take(count), &mut self.file)?;
-        Ok(())
-    }
-
-    fn copy(&mut self, at: u64, source: &mut dyn Read, count: u64) -> Result<(), StoreError> {
-        if count == 0 {
-            return Ok(());
-        }
-        self.seek(at).map_err(StoreError::Target)?;
-        let mut buffer = vec![0; count.min(128 << 10) as usize];
-        let mut left = count;
-        while left > 0 {
-            let wanted = left.min(buffer.len() as u64) as usize;
-            let read = match source.read(&mut buffer[..wanted]) {
-                Ok(0) => return Err(StoreError::Short),
-                Ok(read) => read,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(StoreError::Source(error)),
-            };
-            self.file
-                .write_all(&buffer[..read])
-                .map_err(StoreError::Target)?;
-            self.position += read as u64;
-            left -= read as u64;
-        }
-        Ok(())
-    }
-
-    fn read(&mut self, at: u64, count: u64) -> io::Result<Vec<u8>> {
-        let mut bytes = vec![0; count as usize];
-        self.file.flush()?;
-        let file = self.file.get_mut();
-        file.seek(SeekFrom::Start(at))?;
-        file.read_exact(&mut bytes)?;
-        self.position = at + count;
-        Ok(bytes)
     }
 }
