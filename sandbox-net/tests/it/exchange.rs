@@ -159,10 +159,13 @@ async fn e07_e08_e19_e26_e40_unclear_requests_are_refused_and_the_connection_clo
 }
 
 #[tokio::test]
-async fn e10_e11_e12_malformed_lengths_never_reach_an_origin() {
+async fn e09_e10_e11_malformed_lengths_never_reach_an_origin() {
     let origin = Origin::mirror().await;
     let proxy = proxy(allowing(&[origin.rule()]));
     for fields in [
+        "Content-Length: 5\r\nTransfer-Encoding: chunked",
+        "Transfer-Encoding: chunked\r\nContent-Length: 5",
+        "Content-Length: 5\r\nContent-Length: 5",
         "Content-Length: 5\r\nContent-Length: 6",
         "Content-Length: +5",
         "Content-Length: 0x5",
@@ -174,6 +177,8 @@ async fn e10_e11_e12_malformed_lengths_never_reach_an_origin() {
         "Transfer-Encoding: chunked, identity",
         "Transfer-Encoding:\u{b}chunked",
         "X: a\r\n folded",
+        "X: a\nbare: 1",
+        "X: a\rbare: 1",
     ] {
         let request = format!(
             "POST http://{}/ HTTP/1.1\r\nHost: a\r\n{fields}\r\n\r\n0\r\n\r\n",
@@ -181,8 +186,67 @@ async fn e10_e11_e12_malformed_lengths_never_reach_an_origin() {
         );
         let answer = ask(&proxy, &request).await;
         assert!(answer.starts_with("HTTP/1.1 400"), "{fields}: {answer}");
+        assert_eq!(body(&answer)["reason"], "malformed", "{fields}");
     }
     assert_eq!(origin.connections(), 0);
+}
+
+#[tokio::test]
+async fn e12_a_chunked_body_that_can_be_read_in_two_ways_never_completes() {
+    let origin = Origin::start(|mut stream| async move {
+        read_head(&mut stream).await;
+        let mut body = Vec::new();
+        drop(stream.read_to_end(&mut body).await);
+        assert!(!body.ends_with(b"0\r\n\r\n"), "{body:?}");
+        drop(stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await);
+    })
+    .await;
+    let proxy = proxy(allowing(&[origin.rule()]));
+    for chunks in [
+        "5;x\r\nhello\r\n0\r\n\r\n",
+        "5\nhello\r\n0\r\n\r\n",
+        "5\r\nhello!\r\n0\r\n\r\n",
+    ] {
+        let request = format!(
+            "POST http://{}/ HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{chunks}",
+            origin.address
+        );
+        let answer = ask(&proxy, &request).await;
+        assert!(!answer.starts_with("HTTP/1.1 200"), "{chunks:?}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_chunked_body_arrives_whole_and_without_its_trailers() {
+    let (seen, mut sees) = tokio::sync::mpsc::unbounded_channel();
+    let origin = Origin::start(move |mut stream| {
+        let seen = seen.clone();
+        async move {
+            let mut request = read_head(&mut stream).await;
+            while !request.ends_with("0\r\n\r\n") {
+                request.push(char::from(stream.read_u8().await.unwrap()));
+            }
+            stream
+                .write_all(b"HTTP/1.1 204 No Content\r\n\r\n")
+                .await
+                .unwrap();
+            seen.send(request).unwrap();
+        }
+    })
+    .await;
+    let proxy = proxy(allowing(&[origin.rule()]));
+    let request = format!(
+        "POST http://{}/ HTTP/1.1\r\nHost: a\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n\
+         5\r\nhello\r\n0\r\nHost: evil.test\r\n\r\n",
+        origin.address
+    );
+    let answer = ask(&proxy, &request).await;
+    assert!(answer.starts_with("HTTP/1.1 204"), "{answer}");
+    let request = within(sees.recv()).await.unwrap();
+    assert!(
+        request.contains("hello") && !request.contains("evil"),
+        "{request}"
+    );
 }
 
 #[tokio::test]
