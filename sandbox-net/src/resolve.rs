@@ -187,6 +187,14 @@ mod tests {
         assert!(!is_its_own_source("8.8.8.8".parse().unwrap()));
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn e51_lookups_beyond_the_bound_wait_and_time_out() {
+        let resolver = SystemResolver::new(Duration::from_secs(5), 0);
+        let name = "example.com".parse().unwrap();
+        let error = resolver.resolve(&name).await.unwrap_err();
+        assert_eq!(error.kind(), sandbox_base::ErrorKind::TimedOut);
+    }
+
     #[tokio::test]
     async fn a_literal_address_is_never_looked_up() {
         let target = Target::parse("8.8.8.8:443").unwrap();

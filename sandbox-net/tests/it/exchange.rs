@@ -272,7 +272,7 @@ async fn a_connection_serves_one_request_after_the_other() {
     }
 }
 
-/// 256 MiB through pipes of 64 KiB: if a body were collected, the sender would not have to wait for the reader.
+/// 64 MiB through pipes of 64 KiB: if a body were collected, the sender would not have to wait for the reader.
 #[tokio::test]
 async fn bodies_stream_both_ways_with_back_pressure() {
     const CHUNK: usize = 64 * 1024;
