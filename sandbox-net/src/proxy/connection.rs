@@ -14,7 +14,8 @@ use sandbox_base::ByteStream;
 use super::{
     Shared, exchange,
     gate::{Gated, Stopped},
-    lease::{Lease, PolicyWatch},
+    lease::{Lease, PolicyWatch, silence},
+    meter::{Meter, Metered},
     reply::{self, Body},
     request::{self, Ask, Refusal},
     tunnel::{self, Tunnel},
@@ -34,7 +35,9 @@ pub(super) async fn serve(shared: Arc<Shared>, id: u64, stream: impl ByteStream 
         stopped: Arc::clone(&stopped),
         tunnel: Mutex::new(None),
     });
-    let gated = Gated::new(stream, connection.head_bytes(), stopped);
+    let meter = Arc::new(Meter::default());
+    let metered = Metered::new(stream, Arc::clone(&meter));
+    let gated = Gated::new(metered, connection.head_bytes(), stopped);
     let answering = Arc::clone(&connection);
     let service = service_fn(move |request| {
         let connection = Arc::clone(&answering);
@@ -44,8 +47,11 @@ pub(super) async fn serve(shared: Arc<Shared>, id: u64, stream: impl ByteStream 
         .http()
         .serve_connection(TokioIo::new(gated), service)
         .with_upgrades();
-    if let Err(error) = serving.await {
-        connection.report_broken(&error);
+    let idle = connection.shared.limits.idle_timeout;
+    tokio::select! {
+        served = serving => served.unwrap_or_else(|error| connection.report_broken(&error)),
+        // A client that reads nothing would keep its place for ever.
+        () = silence(&meter, idle) => return,
     }
     if let Some(tunnel) = connection.take_tunnel() {
         tunnel.run(&connection).await;

@@ -70,6 +70,38 @@ async fn a_connection_too_many_is_told_so_and_closed() {
 }
 
 #[tokio::test]
+async fn e60_a_client_that_does_not_read_loses_its_place() {
+    let origin = Origin::start(|mut stream| async move {
+        stream
+            .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 99999999\r\n\r\n")
+            .await
+            .unwrap();
+        let endless = vec![0; 1 << 20];
+        while stream.write_all(&endless).await.is_ok() {}
+    })
+    .await;
+    let limits = Limits::default()
+        .with_connections(1)
+        .with_idle_timeout(Duration::from_millis(200));
+    let proxy = proxy_with(allowing(&[origin.rule()]), limits);
+    let mut events = proxy.subscribe();
+    let mut stuck = client(&proxy);
+    let request = format!("GET http://{}/ HTTP/1.1\r\nHost: a\r\n\r\n", origin.address);
+    stuck.write_all(request.as_bytes()).await.unwrap();
+    next(&mut events, Kind::End).await;
+    within(async {
+        while !fetch(&proxy, "http://a.test/")
+            .await
+            .starts_with("HTTP/1.1 403")
+        {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    drop(stuck);
+}
+
+#[tokio::test]
 async fn a_dropped_listener_cuts_its_connections() {
     let origin = Origin::echo().await;
     let proxy = proxy(allowing(&[origin.rule()]));
