@@ -1,4 +1,61 @@
 //! Egress for sandboxes: rules judged by name and by address, and a filtering proxy.
+//!
+//! A sandbox has no network card. It reaches the world through streams that its agent opens to the host, and this
+//! crate is what stands at the host's end: what it does not let through does not exist.
+//!
+//! ```text
+//!   inside                          │  on the host
+//!                                   │
+//!   program ─► 127.0.0.1:3128       │      ┌────────── Proxy ──────────┐
+//!              guest::serve ════ stream ══►│ gate ► request ► policy   │
+//!                                   │      │          names ► Resolver │──► the world,
+//!                                   │      │      addresses ► policy   │    judged addresses only
+//!                                   │      │       TLS name ► policy   │
+//!                                   │      └───────── events ──────────┘
+//! ```
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`policy`] | what may be reached: [`EgressPolicy`] (the seam), rules, the address floor; pure |
+//! | [`resolve`] | names to addresses, once per connection |
+//! | [`Proxy`] | HTTP requests and CONNECT tunnels from any stream; asks the policy, never decides |
+//! | [`event`] | everything decided, as a stream and as JSON lines |
+//! | [`check`] | what the proxy would decide, without connecting |
+//! | [`guest`] | the half that runs inside |
+//!
+//! # Example
+//!
+//! ```
+//! use sandbox_net::{check, policy::RuleSet, resolve::FixedResolver};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let rules = RuleSet::deny().allow("*.example.com")?.allow("10.1.2.0/24:5432")?;
+//! let names = FixedResolver::new()
+//!     .with("www.example.com".parse()?, ["8.8.8.8".parse()?])
+//!     .with("inside.example.com".parse()?, ["10.1.2.3".parse()?]);
+//!
+//! assert!(check(&rules, &names, "https://www.example.com/path").await?.is_allowed());
+//! // An allowed name with a private address is refused all the same: the rule opens port 5432 there.
+//! let denied = check(&rules, &names, "https://inside.example.com/").await?;
+//! assert!(denied.denial().is_some());
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Features
+//!
+//! - `proxy` (default): the host's half. Without it only [`guest`] is left, and hyper and the rules are not built.
+//! - `testing`: a scripted policy for embedders' tests.
+//!
+//! # What it does not do
+//!
+//! - It is no reverse proxy, no cache, and looks inside no TLS: what an allowed host is asked over TLS, by which
+//!   `Host` inside, is not seen. A tunnel is held to its host by the name in the ClientHello.
+//! - An allowed host can be sent anything, and can answer with anything. Allow hosts that nobody else can write to.
+//! - Lookups of allowed names carry what the sandbox puts in them, below an allowed wildcard for one.
+//! - Other protocols than HTTP and TLS pass only where a rule names their port, and unseen.
+
 #[cfg(feature = "proxy")]
 mod decide;
 #[cfg(feature = "proxy")]

@@ -137,28 +137,42 @@ pub(crate) async fn candidates(
     Ok(candidates)
 }
 
-/// Tells whether an address is this host's own, as its routing table sees it.
+/// Tells whether an address is this host's own, by asking the system for a socket that is bound to it: only an
+/// own address can be bound to. Interfaces need not be listed so, and an address that came a moment ago counts.
 ///
-/// A datagram socket that is connected sends nothing, but the system chooses the address it would send from, and
-/// only for a destination that is local is that the destination itself. So interfaces need not be listed, and
-/// an address that came a moment ago counts. Where there is no route there is nothing to reach; where the
-/// question cannot even be asked (no descriptors left, no IPv6) the address counts as own, which denies it.
+/// Where the question cannot be asked (no descriptors left, no IPv6) the address counts as own, which denies it.
 fn is_own(address: IpAddr) -> bool {
     let address = address.to_canonical();
+    match UdpSocket::bind(SocketAddr::new(address, 0)) {
+        Ok(_) => !binds_to_anything(address) || is_its_own_source(address),
+        Err(error) => error.kind() != io::ErrorKind::AddrNotAvailable,
+    }
+}
+
+/// Whether the host lets sockets be bound to addresses that it does not have (`ip_nonlocal_bind` of Linux). Tried
+/// with documentation addresses, which no host has (RFC 5737, RFC 3849).
+fn binds_to_anything(address: IpAddr) -> bool {
+    let nobodys: IpAddr = match address {
+        IpAddr::V4(_) => Ipv4Addr::new(192, 0, 2, 1).into(),
+        IpAddr::V6(_) => Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into(),
+    };
+    UdpSocket::bind(SocketAddr::new(nobodys, 0)).is_ok()
+}
+
+/// Whether the system would reach the address from that address itself. Nothing is sent: connecting a datagram
+/// socket only chooses its source. Secondary addresses of an interface are missed.
+fn is_its_own_source(address: IpAddr) -> bool {
     let any: IpAddr = match address {
         IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
     };
-    let Ok(socket) = UdpSocket::bind(SocketAddr::new(any, 0)) else {
-        return true;
-    };
-    // The port is never sent to; 9 is "discard".
-    match socket.connect(SocketAddr::new(address, 9)) {
-        Ok(()) => socket
-            .local_addr()
-            .map_or(true, |local| local.ip() == address),
-        Err(_) => false,
-    }
+    UdpSocket::bind(SocketAddr::new(any, 0))
+        .and_then(|socket| {
+            // The port is never sent to; 9 is "discard".
+            socket.connect(SocketAddr::new(address, 9))?;
+            socket.local_addr()
+        })
+        .is_ok_and(|local| local.ip() == address)
 }
 
 #[cfg(test)]
@@ -168,8 +182,17 @@ mod tests {
     #[test]
     fn e28_the_hosts_own_addresses_are_recognized() {
         assert!(is_own(Ipv4Addr::LOCALHOST.into()));
-        assert!(is_own("127.8.9.10".parse().unwrap()));
-        assert!(!is_own("192.0.2.1".parse().unwrap()));
+        assert!(is_its_own_source(Ipv4Addr::LOCALHOST.into()));
+        assert!(!is_own("8.8.8.8".parse().unwrap()));
+        assert!(!is_its_own_source("8.8.8.8".parse().unwrap()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn e51_lookups_beyond_the_bound_wait_and_time_out() {
+        let resolver = SystemResolver::new(Duration::from_secs(5), 0);
+        let name = "example.com".parse().unwrap();
+        let error = resolver.resolve(&name).await.unwrap_err();
+        assert_eq!(error.kind(), sandbox_base::ErrorKind::TimedOut);
     }
 
     #[tokio::test]

@@ -211,7 +211,7 @@ impl Block {
     }
 }
 
-const fn v4(a: u8, b: u8, c: u8, d: u8, prefix: u8, class: Class) -> Block {
+const fn v4([a, b, c, d]: [u8; 4], prefix: u8, class: Class) -> Block {
     let network = IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, d), prefix));
     Block {
         network,
@@ -236,32 +236,32 @@ const GLOBAL_UNICAST: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0x2000, 0, 0, 
 const NAT64: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0, 0), 96);
 
 const V4: &[Block] = &[
-    v4(0, 0, 0, 0, 8, Class::Unspecified).closed(), // RFC 791
-    v4(10, 0, 0, 0, 8, Class::Private),             // RFC 1918
-    v4(100, 64, 0, 0, 10, Class::Shared),           // RFC 6598
-    v4(100, 100, 100, 200, 32, Class::Metadata),    // Alibaba Cloud
-    v4(127, 0, 0, 0, 8, Class::Loopback),           // RFC 1122
-    v4(168, 63, 129, 16, 32, Class::Metadata),      // Azure "wire server", a public address
-    v4(169, 254, 0, 0, 16, Class::LinkLocal),       // RFC 3927
-    v4(169, 254, 169, 254, 32, Class::Metadata),    // AWS, Google, Azure, OpenStack and others
-    v4(169, 254, 169, 253, 32, Class::Metadata),    // AWS name server
-    v4(169, 254, 170, 2, 32, Class::Metadata),      // AWS container credentials
-    v4(169, 254, 170, 23, 32, Class::Metadata),     // AWS pod identity
-    v4(172, 16, 0, 0, 12, Class::Private),          // RFC 1918
-    v4(192, 0, 0, 0, 24, Class::Reserved),          // RFC 6890
-    v4(192, 0, 0, 192, 32, Class::Metadata),        // Oracle Cloud
-    v4(192, 0, 2, 0, 24, Class::Documentation),     // RFC 5737
-    v4(192, 31, 196, 0, 24, Class::Reserved),       // RFC 7535, AS112
-    v4(192, 52, 193, 0, 24, Class::Transition),     // RFC 7450, AMT
-    v4(192, 88, 99, 0, 24, Class::Transition),      // RFC 7526, 6to4 relays
-    v4(192, 168, 0, 0, 16, Class::Private),         // RFC 1918
-    v4(192, 175, 48, 0, 24, Class::Reserved),       // RFC 7534, AS112
-    v4(198, 18, 0, 0, 15, Class::Documentation),    // RFC 2544
-    v4(198, 51, 100, 0, 24, Class::Documentation),  // RFC 5737
-    v4(203, 0, 113, 0, 24, Class::Documentation),   // RFC 5737
-    v4(224, 0, 0, 0, 4, Class::Multicast).closed(), // RFC 5771
-    v4(240, 0, 0, 0, 4, Class::Reserved),           // RFC 1112
-    v4(255, 255, 255, 255, 32, Class::Multicast).closed(), // RFC 8190, limited broadcast
+    v4([0, 0, 0, 0], 8, Class::Unspecified).closed(), // RFC 791
+    v4([10, 0, 0, 0], 8, Class::Private),             // RFC 1918
+    v4([100, 64, 0, 0], 10, Class::Shared),           // RFC 6598
+    v4([100, 100, 100, 200], 32, Class::Metadata),    // Alibaba Cloud
+    v4([127, 0, 0, 0], 8, Class::Loopback),           // RFC 1122
+    v4([168, 63, 129, 16], 32, Class::Metadata),      // Azure "wire server", a public address
+    v4([169, 254, 0, 0], 16, Class::LinkLocal),       // RFC 3927
+    v4([169, 254, 169, 254], 32, Class::Metadata),    // AWS, Google, Azure, OpenStack and others
+    v4([169, 254, 169, 253], 32, Class::Metadata),    // AWS name server
+    v4([169, 254, 170, 2], 32, Class::Metadata),      // AWS container credentials
+    v4([169, 254, 170, 23], 32, Class::Metadata),     // AWS pod identity
+    v4([172, 16, 0, 0], 12, Class::Private),          // RFC 1918
+    v4([192, 0, 0, 0], 24, Class::Reserved),          // RFC 6890
+    v4([192, 0, 0, 192], 32, Class::Metadata),        // Oracle Cloud
+    v4([192, 0, 2, 0], 24, Class::Documentation),     // RFC 5737
+    v4([192, 31, 196, 0], 24, Class::Reserved),       // RFC 7535, AS112
+    v4([192, 52, 193, 0], 24, Class::Transition),     // RFC 7450, AMT
+    v4([192, 88, 99, 0], 24, Class::Transition),      // RFC 7526, 6to4 relays
+    v4([192, 168, 0, 0], 16, Class::Private),         // RFC 1918
+    v4([192, 175, 48, 0], 24, Class::Reserved),       // RFC 7534, AS112
+    v4([198, 18, 0, 0], 15, Class::Documentation),    // RFC 2544
+    v4([198, 51, 100, 0], 24, Class::Documentation),  // RFC 5737
+    v4([203, 0, 113, 0], 24, Class::Documentation),   // RFC 5737
+    v4([224, 0, 0, 0], 4, Class::Multicast).closed(), // RFC 5771
+    v4([240, 0, 0, 0], 4, Class::Reserved),           // RFC 1112
+    v4([255, 255, 255, 255], 32, Class::Multicast).closed(), // RFC 8190, limited broadcast
 ];
 
 const V6: &[Block] = &[
@@ -294,17 +294,15 @@ fn blocks() -> impl Iterator<Item = &'static Block> {
 
 /// Returns the most specific block that holds an address in canonical form.
 fn block_of(address: IpAddr, own: bool) -> Option<Block> {
-    let block = table_block(address);
-    let loopback = block.is_some_and(|block| block.class == Class::Loopback);
-    if own && !loopback {
-        let closed = block.is_some_and(|block| !block.openable);
-        return Some(Block {
+    match table_block(address) {
+        Some(block) if !own || !block.openable || block.class == Class::Loopback => Some(block),
+        None if !own => None,
+        _ => Some(Block {
             network: address.into(),
             class: Class::Own,
-            openable: !closed,
-        });
+            openable: true,
+        }),
     }
-    block
 }
 
 fn table_block(address: IpAddr) -> Option<Block> {

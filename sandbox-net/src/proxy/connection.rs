@@ -13,7 +13,9 @@ use sandbox_base::ByteStream;
 
 use super::{
     Shared, exchange,
-    lease::{Lease, PolicyWatch},
+    gate::{Gated, Stopped},
+    lease::{Lease, PolicyWatch, silence},
+    meter::{Meter, Metered},
     reply::{self, Body},
     request::{self, Ask, Refusal},
     tunnel::{self, Tunnel},
@@ -26,11 +28,16 @@ use crate::{
 
 /// Serves one connection to its end, tunnel included. Dropping the future closes everything it opened.
 pub(super) async fn serve(shared: Arc<Shared>, id: u64, stream: impl ByteStream + 'static) {
+    let stopped = Stopped::default();
     let connection = Arc::new(Connection {
         shared,
         id,
+        stopped: Arc::clone(&stopped),
         tunnel: Mutex::new(None),
     });
+    let meter = Arc::new(Meter::default());
+    let metered = Metered::new(stream, Arc::clone(&meter));
+    let gated = Gated::new(metered, connection.head_bytes(), stopped);
     let answering = Arc::clone(&connection);
     let service = service_fn(move |request| {
         let connection = Arc::clone(&answering);
@@ -38,10 +45,13 @@ pub(super) async fn serve(shared: Arc<Shared>, id: u64, stream: impl ByteStream 
     });
     let serving = connection
         .http()
-        .serve_connection(TokioIo::new(stream), service)
+        .serve_connection(TokioIo::new(gated), service)
         .with_upgrades();
-    if let Err(error) = serving.await {
-        connection.report_broken(&error);
+    let idle = connection.shared.limits.idle_timeout;
+    tokio::select! {
+        served = serving => served.unwrap_or_else(|error| connection.report_broken(&error)),
+        // A client that reads nothing would keep its place for ever.
+        () = silence(&meter, idle) => return,
     }
     if let Some(tunnel) = connection.take_tunnel() {
         tunnel.run(&connection).await;
@@ -52,6 +62,7 @@ pub(super) async fn serve(shared: Arc<Shared>, id: u64, stream: impl ByteStream 
 pub(super) struct Connection {
     pub(super) shared: Arc<Shared>,
     id: u64,
+    stopped: Stopped,
     /// Set once CONNECT was answered; run when hyper has let go of the stream.
     tunnel: Mutex<Option<Tunnel>>,
 }
@@ -126,7 +137,11 @@ impl Connection {
 
     async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Response<Body> {
         let (head, body) = request.into_parts();
-        match request::read(&head) {
+        let asked = match self.stopped.get() {
+            Some(what) => Err(Refusal::Malformed(what)),
+            None => request::read(&head),
+        };
+        match asked {
             Ok(Ask::Tunnel(target)) => {
                 tunnel::open(&self, target, Request::from_parts(head, body)).await
             }
@@ -156,14 +171,18 @@ impl Connection {
         self.emit(event.with_reason(reason, &error.to_string()));
     }
 
+    /// The bound on a head. hyper panics below 8,192, and cannot read a head at all in much less.
+    fn head_bytes(&self) -> usize {
+        self.shared.limits.head_bytes.max(8192)
+    }
+
     fn http(&self) -> http1::Builder {
         let limits = &self.shared.limits;
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new())
             .header_read_timeout(limits.head_timeout)
-            // hyper panics below this, and cannot read a head at all in much less.
-            .max_buf_size(limits.head_bytes.max(8192))
-            .max_header_size(limits.head_bytes.max(8192))
+            .max_buf_size(self.head_bytes())
+            .max_header_size(self.head_bytes())
             .max_headers(limits.headers);
         http
     }

@@ -3,22 +3,14 @@
 //! Bodies stream both ways under hyper's flow control: what one side does not take is not read from the other.
 //! Each exchange has a connection of its own to the origin, which is never used again, so nothing that an origin
 //! or a client leaves on it can be taken for part of another exchange. Trailers of requests are dropped (a `Host`
-//! there has fooled others). Upgrades are not offered.
+//! there has fooled others): hyper writes only those that `Trailer` names, and that field is not forwarded.
+//! Upgrades are not offered.
 
-use std::{
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll, ready},
-    time::Instant,
-};
+use std::{sync::Arc, time::Instant};
 
-use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, Uri, header, uri::PathAndQuery};
 use http_body_util::Either;
-use hyper::{
-    body::{Frame, Incoming, SizeHint},
-    client::conn::http1,
-};
+use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
@@ -87,7 +79,7 @@ impl Exchange {
     async fn send(
         self,
         upstream: TcpStream,
-        request: Request<WithoutTrailers>,
+        request: Request<Incoming>,
     ) -> Result<Response<Body>, &'static str> {
         let meter = Arc::new(Meter::default());
         let metered = Metered::new(upstream, Arc::clone(&meter));
@@ -118,7 +110,7 @@ impl Exchange {
     /// Moves the bytes of the exchange until it ends or has to.
     async fn drive(
         mut self,
-        driver: http1::Connection<TokioIo<Metered<TcpStream>>, WithoutTrailers>,
+        driver: http1::Connection<TokioIo<Metered<TcpStream>>, Incoming>,
         meter: Arc<Meter>,
     ) {
         let idle = self.connection.shared.limits.idle_timeout;
@@ -147,7 +139,7 @@ fn broken(event: Event, error: &hyper::Error) -> Event {
 }
 
 /// Turns a proxy request into one for the origin.
-fn rewrite(request: Request<Incoming>, target: &Target) -> Request<WithoutTrailers> {
+fn rewrite(request: Request<Incoming>, target: &Target) -> Request<Incoming> {
     let (mut head, body) = request.into_parts();
     strip_hop_by_hop(&mut head.headers);
     let path = head.uri.path_and_query().cloned();
@@ -157,33 +149,5 @@ fn rewrite(request: Request<Incoming>, target: &Target) -> Request<WithoutTraile
     let host = HeaderValue::try_from(host_value(target))
         .expect("a target in canonical form is visible ASCII");
     head.headers.insert(header::HOST, host);
-    Request::from_parts(head, WithoutTrailers(body))
-}
-
-/// A request's body as it streams, less its trailers.
-struct WithoutTrailers(Incoming);
-
-impl hyper::body::Body for WithoutTrailers {
-    type Data = Bytes;
-    type Error = hyper::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        loop {
-            match ready!(Pin::new(&mut self.0).poll_frame(cx)) {
-                Some(Ok(frame)) if frame.is_trailers() => {}
-                other => return Poll::Ready(other),
-            }
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.0.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.0.size_hint()
-    }
+    Request::from_parts(head, body)
 }

@@ -220,6 +220,26 @@ mod tests {
         Some(Hello::Named(name.parse().unwrap()))
     }
 
+    /// What curl 7.88 with OpenSSL 3.0 sends for www.example.com, less the zeros of its padding.
+    const OF_CURL: &str = "1603010200010001fc030365cd814865bcab31edcecf7aee5faa4c58511e2f0138eb60b13b82902ebd21f220\
+        9e7c6a46aa11e4acf44ee456a532924857f70494f6e9bdc3663d0686d5d683ee003e130213031301c02cc030\
+        009fcca9cca8ccaac02bc02f009ec024c028006bc023c0270067c00ac0140039c009c0130033009d009c003d\
+        003c0035002f00ff0100017500000014001200000f7777772e6578616d706c652e636f6d000b000403000102\
+        000a00160014001d0017001e00190018010001010102010301040010000e000c02683208687474702f312e31\
+        001600000017000000310000000d002a0028040305030603080708080809080a080b08040805080604010501\
+        0601030303010302040205020602002b0009080304030303020301002d00020101003300260024001d002098\
+        5714252a8d12c2c7d020b69123a3d728ea877913f62d590210facdaa32806f001500ae";
+
+    #[test]
+    fn the_hello_of_a_real_client_is_read() {
+        let hex = format!("{OF_CURL}{}", "00".repeat(0xae));
+        let bytes: Vec<u8> = (0..hex.len())
+            .step_by(2)
+            .map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap())
+            .collect();
+        assert_eq!(read(&bytes), expected("www.example.com"));
+    }
+
     #[test]
     fn a_name_is_read_in_canonical_form() {
         assert_eq!(read(&named(b"Example.COM")), expected("example.com"));

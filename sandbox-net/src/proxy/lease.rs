@@ -84,7 +84,8 @@ impl Lease {
     }
 }
 
-async fn silence(meter: &Meter, idle: Duration) {
+/// Waits until no byte has passed for this long, or up to twice as long.
+pub(super) async fn silence(meter: &Meter, idle: Duration) {
     loop {
         let before = meter.total();
         tokio::time::sleep(idle).await;

@@ -11,7 +11,8 @@
 //! | module | holds |
 //! |---|---|
 //! | `connection` | one connection from the sandbox, served by hyper |
-//! | `request` | what a request's head asks for; refuses what can be read in two ways |
+//! | `gate` | the bytes of requests: only what can be read in one way reaches hyper |
+//! | `request` | what a request's head asks for |
 //! | `tunnel`, `hello` | CONNECT; the name in the TLS ClientHello |
 //! | `exchange` | plain HTTP |
 //! | `dial` | connections to judged addresses |
@@ -21,6 +22,7 @@
 mod connection;
 mod dial;
 mod exchange;
+mod gate;
 mod hello;
 mod lease;
 mod limits;

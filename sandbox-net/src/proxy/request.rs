@@ -1,13 +1,10 @@
 //! What a client asks for, read from a request's head; pure.
 //!
 //! Two kinds of request are understood: CONNECT with `host:port`, and the absolute form `http://host/path` with
-//! any other method but TRACE. Where a request could be read in two ways it is refused. The URI alone says where
+//! any other method but TRACE. The URI alone says where
 //! it goes; `Host` is checked for being one well-formed value and then replaced (RFC 9112, 3.2.2).
 //!
-//! What hyper refuses before this is reached: conflicting or malformed lengths, `Transfer-Encoding` in HTTP/1.0
-//! or other than `chunked` at the end, white space before a colon, folded lines. Where a length stands beside
-//! `Transfer-Encoding`, hyper drops the length and ends the connection after the answer; the request is written
-//! anew towards the origin, so the origin sees one framing only.
+//! How long a request is, was settled by the gate before.
 
 use std::fmt;
 

@@ -5,7 +5,7 @@
 
 use std::{io, sync::Arc, time::Instant};
 
-use http::{Request, Response, StatusCode};
+use http::{HeaderValue, Request, Response, StatusCode, header};
 use hyper::{
     body::Incoming,
     upgrade::{OnUpgrade, Upgraded},
@@ -43,8 +43,23 @@ pub(super) struct Tunnel {
     started: Instant,
 }
 
-/// Opens a tunnel, as far as can be before the client has sent its first bytes.
+/// Answers CONNECT. An answer other than 200 closes the connection, since what the client sent behind its request
+/// was meant for the tunnel and is no HTTP.
 pub(super) async fn open(
+    connection: &Connection,
+    target: Target,
+    request: Request<Incoming>,
+) -> Response<Body> {
+    let mut response = prepare(connection, target, request).await;
+    if response.status() != StatusCode::OK {
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(header::CONNECTION, close);
+    }
+    response
+}
+
+/// Opens a tunnel, as far as can be before the client has sent its first bytes.
+async fn prepare(
     connection: &Connection,
     target: Target,
     request: Request<Incoming>,

@@ -1,1 +1,13 @@
+//! The proxy with real sockets on loopback, which rules open by address and port as they would for anybody.
+//!
+//! `threats.md` beside this folder says which row of the threat model each test covers.
 
+// Helpers of tests are tests to a reader, but not to the lint.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+mod exchange;
+mod guest;
+mod limits;
+mod tunnel;
