@@ -145,14 +145,21 @@ impl Batch {
     }
 
     fn start(&mut self, index: usize) -> io::Result<Option<crate::stage::StagedFile>> {
-        match self.ops.get(index).and_then(|op| op.new.as_ref()) {
-            Some(Entry::File {
-                digest,
-                size,
-                executable,
-            }) => Ok(Some(self.staging.file((*digest, *size), *executable)?)),
-            _ => Ok(None),
-        }
+        let Some(op) = self.ops.get(index) else {
+            return Ok(None);
+        };
+        let Some(Entry::File {
+            digest,
+            size,
+            executable,
+        }) = &op.new
+        else {
+            return Ok(None);
+        };
+        let file = self
+            .staging
+            .file((*digest, *size), *executable, op.old.as_ref())?;
+        Ok(Some(file))
     }
 
     /// Writes pieces as they arrive, in the order of [`Batch::needed`], until the sender is dropped.
