@@ -194,8 +194,8 @@ impl Applier<'_> {
             Some(Entry::Directory) if op.old.is_none() => {
                 return Ok(self.staging.create_directory(folder, op.path.name())?);
             }
-            Some(Entry::Directory) => self.staging.directory()?,
-            Some(Entry::Symlink { target }) => self.staging.symlink(target)?,
+            Some(Entry::Directory) => self.staging.directory(op.old.as_ref())?,
+            Some(Entry::Symlink { target }) => self.staging.symlink(target, op.old.as_ref())?,
             Some(Entry::File { .. }) => match staged {
                 Some(Ok(name)) => name.clone(),
                 Some(Err(reason)) => return Err(Refusal::NoContents(reason.clone())),
@@ -275,7 +275,7 @@ impl Applier<'_> {
         if old.is_directory() {
             return Ok(rustix::fs::unlinkat(folder, name, AtFlags::REMOVEDIR)?);
         }
-        let moved = self.staging.free_name();
+        let moved = self.staging.free_name(old);
         let stage = self.staging.folder();
         rename_new((folder, name), (stage, moved.as_bytes()))?;
         let found = observe(stage, moved.as_bytes(), &op.path);
@@ -440,7 +440,7 @@ mod tests {
 
     fn stage(staging: &mut Staging, text: &str) -> Result<String, String> {
         let content = (Digest::of(text.as_bytes()), text.len() as u64);
-        let mut file = staging.file(content, false).unwrap();
+        let mut file = staging.file(content, false, None).unwrap();
         file.write(text.as_bytes()).unwrap();
         Ok(file.finish(None).unwrap().0)
     }
@@ -538,8 +538,10 @@ mod tests {
         let name = stage(&mut staging, "complete").unwrap();
         let place = folder.path().join(".sandbox-sync-staging");
         std::fs::write(place.join("part-x"), "torn").unwrap();
+        let swapped_out = format!("{}-{}-8", Digest::of(b"new"), Digest::of(b"old"));
+        std::fs::write(place.join(swapped_out), "old").unwrap();
         std::fs::write(
-            place.join(format!("{}-9", Digest::of(b"new"))),
+            place.join(format!("{}-{}-9", Digest::of(b"new"), Digest::of(b"old"))),
             "the only copy",
         )
         .unwrap();

@@ -12,6 +12,7 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use sandbox_base::durable;
 
@@ -26,7 +27,7 @@ const LONGEST: u64 = 1 << 30;
 /// The agreed tree and where it is kept.
 #[derive(Debug)]
 pub(crate) struct Base {
-    tree: Tree,
+    tree: Arc<Tree>,
     root: Vec<u8>,
     file: Option<PathBuf>,
 }
@@ -44,13 +45,13 @@ impl Base {
             }
         });
         Self {
-            tree: tree.unwrap_or_default(),
+            tree: Arc::new(tree.unwrap_or_default()),
             root,
             file: file.map(Path::to_owned),
         }
     }
 
-    pub(crate) fn tree(&self) -> &Tree {
+    pub(crate) fn tree(&self) -> &Arc<Tree> {
         &self.tree
     }
 
@@ -59,8 +60,9 @@ impl Base {
         if agreed.is_empty() {
             return Ok(());
         }
+        let tree = Arc::make_mut(&mut self.tree);
         for (path, entry) in agreed {
-            self.tree.set(path, entry);
+            tree.set(path, entry);
         }
         match &self.file {
             None => Ok(()),

@@ -141,15 +141,13 @@ impl Engine {
         &mut self,
         resolution: Option<Resolution>,
     ) -> Result<Result<Planned, Halt>, Failure> {
-        // Planning reads three trees that live with three owners; it is quick, and the trees are lent
-        // for as long as it takes.
         let host = self.host.run(|replica| replica.tree().clone()).await;
         let base = self.base.run(|base| base.tree().clone()).await;
         let host = host.map_err(Failure::local("plan"))?;
         let mut base = base.map_err(Failure::local("plan"))?;
         let guest = self.peer.tree();
         if resolution == Some(Resolution::Restore) {
-            safety::forget_deleted(&mut base, [&host, guest]);
+            safety::forget_deleted(Arc::make_mut(&mut base), [&host, guest]);
         }
         let plan = reconcile(Input {
             base: &base,

@@ -19,7 +19,7 @@ use crate::replica::{Replica, Setup, Worker};
 use crate::report::{Event, Report};
 use crate::root::Root;
 use crate::rules::Rules;
-use crate::safety::Resolution;
+use crate::safety::{Halt, Resolution};
 use crate::scan::Bounds;
 use crate::session::{Order, halted};
 use crate::stage::Staging;
@@ -62,6 +62,7 @@ pub(crate) async fn start(
         watch,
         events,
         took: Duration::ZERO,
+        halt: None,
     };
     let initial = driver
         .cycle(resolution)
@@ -122,6 +123,8 @@ struct Driver {
     events: broadcast::Sender<Event>,
     /// How long the last cycle took: cycles never take more than half of the time.
     took: Duration,
+    /// What the last cycle stopped for; it is told once, however often it is looked at again.
+    halt: Option<Halt>,
 }
 
 impl Driver {
@@ -195,6 +198,7 @@ impl Driver {
         self.took = began.elapsed();
         match outcome {
             Ok(Outcome::Done(report)) => {
+                self.halt = None;
                 if !(report.is_quiet() && report.is_settled()) {
                     self.tell(Event::Synchronized(Arc::new(report.clone())));
                 }
@@ -202,7 +206,10 @@ impl Driver {
             }
             Ok(Outcome::Halted(halt)) => {
                 let error = halted(&halt);
-                self.tell(Event::Halted(halt));
+                if self.halt.as_ref() != Some(&halt) {
+                    self.tell(Event::Halted(halt.clone()));
+                }
+                self.halt = Some(halt);
                 Err(Failure {
                     error,
                     fatal: false,

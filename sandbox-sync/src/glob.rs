@@ -5,8 +5,6 @@
 //! match is covered too, which is the business of [`rules`](crate::rules). There are no classes, no
 //! braces and no negation: a list that protects should be readable at a glance.
 
-use crate::path::RelPath;
-
 /// One pattern.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Glob {
@@ -45,15 +43,9 @@ impl Glob {
         Some(Self { parts, fold_case })
     }
 
-    /// Tells whether the pattern names exactly this path.
-    pub(crate) fn matches(&self, path: &RelPath) -> bool {
-        let folded = self.fold_case.then(|| path.as_bytes().to_ascii_lowercase());
-        let names: Vec<&[u8]> = folded
-            .as_deref()
-            .unwrap_or(path.as_bytes())
-            .split(|byte| *byte == b'/')
-            .collect();
-        names_match(&self.parts, &names)
+    /// Tells whether the pattern names exactly the path of these names.
+    pub(crate) fn matches(&self, names: &[&[u8]]) -> bool {
+        names_match(&self.parts, names, self.fold_case)
     }
 
     /// Tells whether the pattern ends in `**` and so names everything beneath a folder.
@@ -72,7 +64,7 @@ impl Glob {
     }
 }
 
-fn names_match(parts: &[Part], names: &[&[u8]]) -> bool {
+fn names_match(parts: &[Part], names: &[&[u8]], fold: bool) -> bool {
     match (parts, names) {
         ([], []) => true,
         ([Part::AnyNames], _) => true,
@@ -80,19 +72,26 @@ fn names_match(parts: &[Part], names: &[&[u8]]) -> bool {
         ([Part::AnyNames, rest @ ..], _) if !rest.contains(&Part::AnyNames) => names
             .len()
             .checked_sub(rest.len())
-            .is_some_and(|skip| names_match(rest, &names[skip..])),
+            .is_some_and(|skip| names_match(rest, &names[skip..], fold)),
         ([Part::AnyNames, rest @ ..], _) => {
-            (0..=names.len()).any(|skip| names_match(rest, &names[skip..]))
+            (0..=names.len()).any(|skip| names_match(rest, &names[skip..], fold))
         }
         ([Part::Name(pattern), rest @ ..], [name, beneath @ ..]) => {
-            name_matches(pattern, name) && names_match(rest, beneath)
+            name_matches(pattern, name, fold) && names_match(rest, beneath, fold)
         }
         _ => false,
     }
 }
 
-/// Matches one name in time linear in its length for each `*`.
-fn name_matches(pattern: &[u8], name: &[u8]) -> bool {
+/// Matches one name in time linear in its length for each `*`; a pattern to `fold` is in lower case.
+fn name_matches(pattern: &[u8], name: &[u8], fold: bool) -> bool {
+    let byte_at = |n: usize| {
+        if fold {
+            name[n].to_ascii_lowercase()
+        } else {
+            name[n]
+        }
+    };
     let (mut p, mut n) = (0, 0);
     let mut retry = None;
     while n < name.len() {
@@ -101,7 +100,7 @@ fn name_matches(pattern: &[u8], name: &[u8]) -> bool {
                 retry = Some((p, n));
                 p += 1;
             }
-            Some(byte) if *byte == b'?' || *byte == name[n] => {
+            Some(byte) if *byte == b'?' || *byte == byte_at(n) => {
                 p += 1;
                 n += 1;
             }
@@ -120,12 +119,14 @@ fn name_matches(pattern: &[u8], name: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::path::RelPath;
 
     #[track_caller]
     fn check(pattern: &str, path: &str, expected: bool) {
         let glob = Glob::parse(pattern, true).unwrap();
         let path = RelPath::new(path).unwrap();
-        assert_eq!(glob.matches(&path), expected, "{pattern} on {path}");
+        let names: Vec<_> = path.components().collect();
+        assert_eq!(glob.matches(&names), expected, "{pattern} on {path}");
     }
 
     #[test]

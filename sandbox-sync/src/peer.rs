@@ -23,6 +23,10 @@ use crate::root::Root;
 use crate::transfer::{self, Source};
 use crate::tree::{Entry, Tree};
 
+/// How long the paths of a tree may be on average: what it costs to hold it is bounded, not only the
+/// number of its entries.
+const PATH_BYTES: usize = 256;
+
 /// Messages that were read and not yet looked at.
 const QUEUE: usize = 8;
 
@@ -33,6 +37,8 @@ pub(crate) struct Peer {
     dirty: Arc<Notify>,
     reader: JoinHandle<()>,
     tree: Tree,
+    /// What the paths and targets of `tree` take.
+    bytes: usize,
     limits: Limits,
 }
 
@@ -58,6 +64,7 @@ impl Peer {
             reader: tokio::spawn(read_all(read, queue, dirty.clone())),
             dirty,
             tree: Tree::default(),
+            bytes: 0,
             limits,
         };
         let version = hello.version;
@@ -134,11 +141,16 @@ impl Peer {
         if size > self.limits.file_bytes {
             return Err(Error::protocol(format!("{path} with {size} bytes")));
         }
+        let old = self.tree.entry(&path);
+        self.bytes -= old.map_or(0, |old| path.as_bytes().len() + weight(Some(old)));
+        self.bytes += entry
+            .as_ref()
+            .map_or(0, |new| path.as_bytes().len() + weight(Some(new)));
         self.tree.set(path.clone(), entry);
-        if self.tree.len() > self.limits.entries {
+        let most = self.limits.entries;
+        if self.tree.len() > most || self.bytes > most.saturating_mul(PATH_BYTES) {
             return Err(Error::protocol(format!(
-                "more than {} entries",
-                self.limits.entries
+                "more than {most} entries, or their paths too long"
             )));
         }
         if seen.insert(path.clone()) {

@@ -35,7 +35,7 @@ pub(crate) struct Replica {
     root: Arc<Root>,
     setup: Setup,
     scanner: Scanner,
-    tree: Tree,
+    tree: Arc<Tree>,
 }
 
 impl Replica {
@@ -44,7 +44,7 @@ impl Replica {
             root: Arc::new(root),
             setup,
             scanner: Scanner::default(),
-            tree: Tree::default(),
+            tree: Arc::default(),
         }
     }
 
@@ -53,21 +53,21 @@ impl Replica {
     }
 
     /// Returns what the last scan found.
-    pub(crate) fn tree(&self) -> &Tree {
+    pub(crate) fn tree(&self) -> &Arc<Tree> {
         &self.tree
     }
 
     /// Looks at everything in the root and returns what it found before.
     ///
     /// Answers `NotFound` where the root is gone or is another folder now.
-    pub(crate) fn scan(&mut self) -> io::Result<Tree> {
+    pub(crate) fn scan(&mut self) -> io::Result<Arc<Tree>> {
         if !self.root.is_in_place() {
             return Err(io::ErrorKind::NotFound.into());
         }
         let tree = self
             .scanner
             .scan(&self.root, &self.setup.rules, self.setup.bounds)?;
-        Ok(std::mem::replace(&mut self.tree, tree))
+        Ok(std::mem::replace(&mut self.tree, Arc::new(tree)))
     }
 
     /// Starts a batch: stages what is at hand here, so that only the rest has to be sent.
@@ -145,14 +145,21 @@ impl Batch {
     }
 
     fn start(&mut self, index: usize) -> io::Result<Option<crate::stage::StagedFile>> {
-        match self.ops.get(index).and_then(|op| op.new.as_ref()) {
-            Some(Entry::File {
-                digest,
-                size,
-                executable,
-            }) => Ok(Some(self.staging.file((*digest, *size), *executable)?)),
-            _ => Ok(None),
-        }
+        let Some(op) = self.ops.get(index) else {
+            return Ok(None);
+        };
+        let Some(Entry::File {
+            digest,
+            size,
+            executable,
+        }) = &op.new
+        else {
+            return Ok(None);
+        };
+        let file = self
+            .staging
+            .file((*digest, *size), *executable, op.old.as_ref())?;
+        Ok(Some(file))
     }
 
     /// Writes pieces as they arrive, in the order of [`Batch::needed`], until the sender is dropped.

@@ -193,7 +193,8 @@ impl Rules {
 
     /// Returns how `path` flows, given how the folder that holds it does.
     pub(crate) fn flow_in(&self, folder: Flow, path: &RelPath) -> Flow {
-        let any = |globs: &[Glob]| globs.iter().any(|glob| glob.matches(path));
+        let names: Vec<&[u8]> = path.components().collect();
+        let any = |globs: &[Glob]| globs.iter().any(|glob| glob.matches(&names));
         match folder {
             Flow::Ignored | Flow::Masked | Flow::Seed => folder,
             _ if path.name().starts_with(STAGING_PREFIX.as_bytes()) => Flow::Ignored,
@@ -209,7 +210,8 @@ impl Rules {
     /// type: a link or file in the place of a folder that leads to held paths would put others there.
     pub(crate) fn holds_type(&self, path: &RelPath, entry: &Entry) -> bool {
         let is_link = matches!(entry, Entry::Symlink { .. });
-        let leads = |glob: &Glob| (is_link || !glob.ends_in_any()) && glob.matches(path);
+        let names: Vec<&[u8]> = path.components().collect();
+        let leads = |glob: &Glob| (is_link || !glob.ends_in_any()) && glob.matches(&names);
         !entry.is_directory() && self.held_unless_directory.iter().any(leads)
     }
 

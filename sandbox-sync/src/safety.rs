@@ -73,7 +73,11 @@ impl fmt::Display for Halt {
                 write!(f, "the repository (.git) was deleted in the {}", name(side))
             }
         }?;
-        f.write_str("; nothing was changed on either side, resume with `Propagate` or `Restore`")
+        f.write_str("; nothing was written on either side, ")?;
+        f.write_str(match self {
+            Self::RootReplaced { .. } => "put it back or open a new session",
+            _ => "resume with `Propagate` if it was meant or with `Restore` if not",
+        })
     }
 }
 

@@ -2,8 +2,9 @@
 //!
 //! The folder lies outside the tree where the embedder named one on the same file system, else in the root
 //! under a name that no scan looks at; it exists only while something is being applied. Each object's name
-//! begins with the digest of what it holds (with `part-` while it is being written). So after a crash what
-//! matches its name is rubbish, and what does not may be the only copy of something that was swapped out before it could be verified: that
+//! is made of two digests: of what it holds, and of what it is going to be swapped with (with `part-` in
+//! front while it is being written). So after a crash what matches its name is rubbish, and what does not
+//! may be the only copy of something that was swapped out before it could be verified: that
 //! is moved to `rescued-…` and left there (`S16`, `S48`).
 
 use std::fs::File;
@@ -18,7 +19,7 @@ use rustix::io::Errno;
 use crate::root::{DIRECTORY, Facts, Root};
 use crate::rules::STAGING_PREFIX;
 use crate::scan::{BUFFER, names, open_file};
-use crate::tree::Digest;
+use crate::tree::{Digest, Entry};
 
 /// Who owns what is created: user and group, by number.
 pub(crate) type Owner = (u32, u32);
@@ -80,8 +81,9 @@ impl Staging {
         &mut self,
         content: (Digest, u64),
         executable: bool,
+        replaces: Option<&Entry>,
     ) -> io::Result<StagedFile> {
-        let name = self.name(content.0);
+        let name = self.name(Some(content.0), replaces);
         let partial = format!("{PARTIAL}{name}");
         let flags =
             OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -105,16 +107,20 @@ impl Staging {
     }
 
     /// Makes a symlink and returns its name here.
-    pub(crate) fn symlink(&mut self, target: &[u8]) -> io::Result<String> {
-        let name = self.name(Digest::of(target));
+    pub(crate) fn symlink(
+        &mut self,
+        target: &[u8],
+        replaces: Option<&Entry>,
+    ) -> io::Result<String> {
+        let name = self.name(None, replaces);
         rustix::fs::symlinkat(target, &self.folder, &name)?;
         self.own(&self.folder, name.as_bytes())?;
         Ok(name)
     }
 
     /// Makes an empty folder and returns its name here.
-    pub(crate) fn directory(&mut self) -> io::Result<String> {
-        let name = self.name(Digest::of(b""));
+    pub(crate) fn directory(&mut self, replaces: Option<&Entry>) -> io::Result<String> {
+        let name = self.name(None, replaces);
         self.create_directory(&self.folder, name.as_bytes())?;
         Ok(name)
     }
@@ -126,10 +132,9 @@ impl Staging {
         self.own(folder, name)
     }
 
-    /// Returns a name that is free here, for something that is moved in.
-    pub(crate) fn free_name(&mut self) -> String {
-        // No content has the digest of nothing but nothing: what is found here later is kept.
-        self.name(Digest::of(b"moved in"))
+    /// Returns a name that is free here, for what should be `old` when it is moved in.
+    pub(crate) fn free_name(&mut self, old: &Entry) -> String {
+        self.name(None, Some(old))
     }
 
     /// Removes a file or link that is not needed any more.
@@ -152,9 +157,11 @@ impl Staging {
         )?)
     }
 
-    fn name(&mut self, digest: Digest) -> String {
+    fn name(&mut self, holds: Option<Digest>, replaces: Option<&Entry>) -> String {
         self.next += 1;
-        format!("{digest}-{}", self.next)
+        let replaces = replaces.and_then(Entry::content).map(|content| content.0);
+        let text = |digest: Option<Digest>| digest.map(|d| d.to_string()).unwrap_or_default();
+        format!("{}-{}-{}", text(holds), text(replaces), self.next)
     }
 
     /// Clears what a crash left: rubbish goes, what may be somebody's only copy is set aside.
@@ -169,7 +176,10 @@ impl Staging {
             }
             let rubbish = text.starts_with(PARTIAL)
                 || match open_file(&self.folder, &name) {
-                    Ok((file, _)) => text.starts_with(&digest_of(file)?.to_string()),
+                    Ok((file, _)) => {
+                        let digest = digest_of(file)?.to_string();
+                        text.split('-').any(|part| part == digest)
+                    }
                     // Links and folders carry nothing that the tree or the other side does not have.
                     Err(_) => true,
                 };

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use notify::event::{AccessKind, AccessMode};
-use notify::{Event, EventKind, RecursiveMode, Watcher};
+use notify::{Config, Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::Notify;
 
 use crate::rules::STAGING_PREFIX;
@@ -21,27 +21,26 @@ pub(crate) const WITHOUT_WATCH: Duration = Duration::from_secs(2);
 /// A running watch of one root; dropping it ends it.
 #[derive(Debug)]
 pub(crate) struct Watch {
-    watcher: Option<Box<dyn WatcherHandle>>,
+    watcher: Option<RecommendedWatcher>,
     dirty: Arc<Notify>,
 }
-
-/// What keeps a watch alive.
-trait WatcherHandle: Send + Sync + std::fmt::Debug {}
-impl<T: Send + Sync + std::fmt::Debug> WatcherHandle for T {}
 
 impl Watch {
     /// Watches `root` and everything beneath it. Blocks while the watches are set up.
     pub(crate) fn start(root: &Path) -> Self {
         let dirty = Arc::new(Notify::new());
         let hint = dirty.clone();
-        let watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
+        let on_event = move |event: notify::Result<Event>| {
             if event.as_ref().map_or(true, is_change) {
                 hint.notify_one();
             }
-        })
+        };
+        // A link in the tree may lead anywhere, to the root of the file system for one.
+        let config = Config::default().with_follow_symlinks(false);
+        let watcher = RecommendedWatcher::new(on_event, config)
         .and_then(|mut watcher| {
             watcher.watch(root, RecursiveMode::Recursive)?;
-            Ok(Box::new(watcher) as Box<dyn WatcherHandle>)
+            Ok(watcher)
         })
         .inspect_err(|error| {
             tracing::warn!(%error, "cannot watch the workspace; looking every few seconds instead");

@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod crash;
+mod git;
 mod model;
 mod pair;
 mod safety;

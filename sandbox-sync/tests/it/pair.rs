@@ -13,7 +13,9 @@ use tokio::task::JoinHandle;
 /// flushes often, and that would flush everybody else's files too.
 #[derive(Debug)]
 pub(crate) struct Pair {
-    folder: TempDir,
+    folder: PathBuf,
+    /// Removes the folder in the end, where this process made it.
+    _guard: Option<TempDir>,
 }
 
 impl Pair {
@@ -30,20 +32,35 @@ impl Pair {
             .unwrap();
         fs::create_dir(folder.path().join("host")).unwrap();
         fs::create_dir(folder.path().join("outside")).unwrap();
-        Self { folder }
+        Self {
+            folder: folder.path().to_owned(),
+            _guard: Some(folder),
+        }
+    }
+
+    /// The pair in a folder that another process made.
+    pub(crate) fn at(folder: PathBuf) -> Self {
+        Self {
+            folder,
+            _guard: None,
+        }
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
     }
 
     pub(crate) fn host(&self, path: &str) -> PathBuf {
-        self.folder.path().join("host").join(path)
+        self.folder.join("host").join(path)
     }
 
     pub(crate) fn guest(&self, path: &str) -> PathBuf {
-        self.folder.path().join("guest").join(path)
+        self.folder.join("guest").join(path)
     }
 
     /// Something beside both roots.
     pub(crate) fn outside(&self, path: &str) -> PathBuf {
-        self.folder.path().join("outside").join(path)
+        self.folder.join("outside").join(path)
     }
 
     /// Options under which nothing happens by itself, so that a test sees each cycle.

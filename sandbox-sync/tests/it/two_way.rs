@@ -1,7 +1,7 @@
 //! What a well-behaved pair does.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::time::Duration;
 
 use sandbox_sync::{ErrorKind, Event, Options, Session};
@@ -289,4 +289,48 @@ async fn s46_a_folder_that_cannot_be_written_is_a_problem_of_its_own() {
     drop(session.flush().await.unwrap());
     assert_eq!(read(pair.guest("other")), "2");
     assert_eq!(read(pair.host("d/keep")), "2");
+}
+
+#[tokio::test]
+async fn s47_s48_staging_lies_where_it_was_asked_for() {
+    let pair = Pair::new();
+    write(pair.host("a"), "1");
+    let options = pair.options().with_staging(pair.outside("staging"));
+    let session = pair.start_with(options).await.unwrap();
+    // In the tree it would be seen: nobody can make a folder of that name while a file is there.
+    write(pair.host(".sandbox-sync-staging"), "in the way");
+    write(pair.guest("a"), "2");
+    assert_clean(&session.flush().await.unwrap());
+    assert_eq!(read(pair.host("a")), "2");
+    assert_eq!(fs::read_dir(pair.outside("staging")).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn s16_what_a_crash_left_is_cleared_when_the_next_session_starts() {
+    let pair = Pair::new();
+    write(pair.host("a"), "1");
+    drop(pair.start().await.stop().await.unwrap());
+    write(pair.host(".sandbox-sync-staging/part-x"), "torn");
+    write(pair.guest(".sandbox-sync-staging/part-x"), "torn");
+    drop(pair.start().await.stop().await.unwrap());
+    assert!(!pair.host(".sandbox-sync-staging").exists());
+    assert!(!pair.guest(".sandbox-sync-staging").exists());
+}
+
+#[tokio::test]
+async fn files_in_the_guest_belong_to_whom_they_should() {
+    let pair = Pair::new();
+    write(pair.host("d/a"), "1");
+    symlink("d", pair.host("l")).unwrap();
+    let here = fs::metadata(pair.host("")).unwrap();
+    let options = pair.options().with_guest_owner(here.uid(), here.gid());
+    drop(pair.start_with(options).await.unwrap());
+    for path in ["", "d", "d/a", "l"] {
+        let facts = fs::symlink_metadata(pair.guest(path)).unwrap();
+        assert_eq!(
+            (facts.uid(), facts.gid()),
+            (here.uid(), here.gid()),
+            "{path}"
+        );
+    }
 }
