@@ -1,10 +1,11 @@
 //! Everything that needs real programs, real packages or a kernel.
 
-#![allow(clippy::unwrap_used, reason = "these are tests")]
+#![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
+#![allow(clippy::print_stdout, reason = "a skipped check says why")]
 
-mod default_image;
 mod disk;
 mod erofs;
 mod image;
 mod kernel;
 mod machine;
+mod oci;
