@@ -2,3 +2,12 @@
 
 #[doc = include_str!("0001-helper-binary.md")]
 pub mod helper_binary {}
+
+#[doc = include_str!("0002-one-channel.md")]
+pub mod one_channel {}
+
+#[doc = include_str!("0003-ownership.md")]
+pub mod ownership {}
+
+#[doc = include_str!("0004-images.md")]
+pub mod images {}
