@@ -132,7 +132,7 @@ fn unsupported(
     _stream: BoxStream,
     _options: Options,
     _queue: mpsc::Receiver<Order>,
-) -> Result<Report, Error> {
+) -> Result<(Report, JoinHandle<()>), Error> {
     let detail = format!(
         "{}: folders are reached only on Unix so far",
         root.display()
