@@ -108,12 +108,7 @@ impl Engine {
             );
         }
         if let Some(batch) = batch {
-            let applied = tokio::task::spawn_blocking(move || batch.apply()).await;
-            let applied = applied.map_err(io::Error::other).flatten();
-            let (ops, answers) = applied.map_err(Failure::local("apply on the host"))?;
-            let answers = answers
-                .into_iter()
-                .map(|a| a.map_err(|refusal| refusal.to_string()));
+            let (ops, answers) = apply(batch).await?;
             report.to_host = sort(Side::Host, ops, answers, &mut agreed, &mut report.problems);
         }
 
@@ -183,6 +178,17 @@ impl Engine {
         let batch = self.peer.fetch(batch).await.map_err(Failure::fatal)?;
         Ok(Some(batch))
     }
+}
+
+/// Carries out what is staged for the host, in words where something stood in the way.
+async fn apply(batch: Batch) -> Result<(Vec<Op>, Vec<Result<(), String>>), Failure> {
+    let applied = tokio::task::spawn_blocking(move || batch.apply()).await;
+    let applied = applied.map_err(io::Error::other).flatten();
+    let (ops, outcomes) = applied.map_err(Failure::local("apply on the host"))?;
+    let in_words = outcomes
+        .into_iter()
+        .map(|outcome| outcome.map_err(|why| why.to_string()));
+    Ok((ops, in_words.collect()))
 }
 
 /// Sorts operations into what was done, which becomes the base, and what was not.

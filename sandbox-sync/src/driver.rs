@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use sandbox_base::{BoxStream, ErrorKind};
 use tokio::sync::{broadcast, mpsc};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::base::Base;
@@ -33,7 +34,7 @@ pub(crate) async fn start(
     stream: BoxStream,
     mut options: Options,
     (orders, events): Channels,
-) -> Result<Report, Error> {
+) -> Result<(Report, JoinHandle<()>), Error> {
     let rules = Arc::new(Rules::new(&options.lists)?);
     let resolution = options.resolution.take();
     let (path, setup) = (root.to_owned(), options.clone());
@@ -68,8 +69,7 @@ pub(crate) async fn start(
         .cycle(resolution)
         .await
         .map_err(|failure| failure.error)?;
-    drop(tokio::spawn(driver.run(orders)));
-    Ok(initial)
+    Ok((initial, tokio::spawn(driver.run(orders))))
 }
 
 fn open(path: &Path, options: &Options) -> Result<(Root, Base, Watch), Error> {
@@ -130,8 +130,16 @@ struct Driver {
 impl Driver {
     async fn run(mut self, mut orders: mpsc::Receiver<Order>) {
         while self.step(&mut orders).await {}
-        // Whoever asked, or asks still, learns from the closed channel that the session is over.
-        self.tell(Event::Ended);
+        // Whoever asks still learns from the closed channel that the session is over. Root, lock and
+        // stream are let go before anybody is told.
+        let Self {
+            engine,
+            watch,
+            events,
+            ..
+        } = self;
+        drop((engine, watch, orders));
+        drop(events.send(Event::Ended));
     }
 
     /// Waits for something to do and does it; `false` ends the session.

@@ -31,6 +31,9 @@ use crate::watch::Watch;
 /// How long to collect changes before a hint goes out.
 const SETTLE: Duration = Duration::from_millis(20);
 
+/// How long an earlier session may take to end; the host, which decides who may come, has let go of it.
+const PATIENCE: Duration = Duration::from_secs(20);
+
 /// How the guest's half runs; what concerns the workspace comes from the host.
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
@@ -121,6 +124,8 @@ fn open(hello: Hello, options: Options) -> Result<(Replica, Watch), Error> {
     let path = PathBuf::from(std::ffi::OsString::from_vec(hello.root));
     let root = create_root(&path, hello.owner).and_then(|()| Root::open(&path));
     let root = root.map_err(|error| Error::io("open the workspace in the guest", error))?;
+    root.lock_within(PATIENCE)
+        .map_err(|error| Error::io("wait for an earlier session in the guest to end", error))?;
     Staging::sweep(&root, options.staging.as_deref())
         .map_err(|error| Error::io("clear what an earlier session left in the guest", error))?;
     let setup = Setup {
@@ -242,7 +247,7 @@ impl Guest {
     async fn fetch(&mut self, files: Vec<(u32, crate::RelPath, u64)>) -> Result<(), Error> {
         let wanted = |(item, path, size)| Wanted { item, path, size };
         let wanted = files.into_iter().map(wanted).collect();
-        let mut pieces = transfer::send(self.root.clone(), wanted);
+        let (mut pieces, _reader) = transfer::send(self.root.clone(), wanted);
         while let Some(piece) = pieces.recv().await {
             let mut writer = self.writer.lock().await;
             let sent = protocol::write_piece::<Reply>(&mut *writer, &piece).await;

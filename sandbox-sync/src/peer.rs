@@ -193,16 +193,12 @@ impl Peer {
         self.say(&Request::OpsEnd).await?;
         self.flush().await?;
         let needed = self.needed(ops).await?;
-        let mut pieces = transfer::send(root, needed);
-        while let Some(piece) = pieces.recv().await {
-            let silence = self.limits.silence;
-            timed(
-                silence,
-                protocol::write_piece::<Request>(&mut self.writer, &piece),
-            )
-            .await?;
-        }
-        self.flush().await?;
+        let (pieces, reader) = transfer::send(root, needed);
+        let sent = self.pass_on(pieces).await;
+        // Nothing of the session is still at work on the root when it ends.
+        let read = reader.await.map_err(io::Error::other);
+        sent?;
+        read.map_err(|error| Error::io("read the host's files", error))?;
         let mut outcomes = Vec::new();
         loop {
             match self.message().await? {
@@ -216,6 +212,15 @@ impl Peer {
         }
         let outcome = |problem: Option<String>| problem.map_or(Ok(()), |text| Err(clip(&text)));
         Ok(outcomes.into_iter().map(outcome).collect())
+    }
+
+    async fn pass_on(&mut self, mut pieces: mpsc::Receiver<Piece>) -> Result<(), Error> {
+        let silence = self.limits.silence;
+        while let Some(piece) = pieces.recv().await {
+            let written = protocol::write_piece::<Request>(&mut self.writer, &piece);
+            timed(silence, written).await?;
+        }
+        self.flush().await
     }
 
     /// Reads which contents the guest lacks: files among `ops`, ascending.

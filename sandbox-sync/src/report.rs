@@ -126,6 +126,6 @@ pub enum Event {
     Halted(Halt),
     /// A cycle failed, in words; the session goes on if it can.
     Failed(String),
-    /// The session is over.
+    /// The session is over, and root, lock and stream are let go.
     Ended,
 }

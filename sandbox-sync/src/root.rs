@@ -9,6 +9,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, Stat};
 use rustix::io::Errno;
@@ -88,6 +89,21 @@ impl Root {
         })
     }
 
+    /// Takes the lock of this root, waiting no longer than `patience` for an earlier session to end.
+    pub(crate) fn lock_within(&self, patience: Duration) -> io::Result<()> {
+        let until = Instant::now() + patience;
+        loop {
+            match self.lock(true) {
+                Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {}
+                result => return result,
+            }
+            if Instant::now() >= until {
+                return Err(io::ErrorKind::ResourceBusy.into());
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     /// Takes the lock of this root, so that no second session writes to it; released on drop or death.
     pub(crate) fn lock(&self, exclusive: bool) -> io::Result<()> {
         let operation = if exclusive {
@@ -158,6 +174,16 @@ fn open_beneath(root: &OwnedFd, path: &RelPath) -> io::Result<OwnedFd> {
 #[cfg(not(target_os = "linux"))]
 fn open_beneath(root: &OwnedFd, path: &RelPath) -> io::Result<OwnedFd> {
     open_by_name(root, path)
+}
+
+/// A descriptor that a child process inherited for the moment between its fork and its exec would keep
+/// the lock; so it is let go by name.
+impl Drop for Root {
+    fn drop(&mut self) {
+        if let Err(error) = rustix::fs::flock(&self.folder, FlockOperation::Unlock) {
+            tracing::debug!(%error, "cannot let go of the workspace's lock");
+        }
+    }
 }
 
 /// Opens name by name; a link or another file system at any of them is an error.

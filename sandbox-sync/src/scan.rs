@@ -265,3 +265,45 @@ fn hash(file: &mut File) -> io::Result<(Digest, u64)> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rules::Lists;
+
+    fn scan(scanner: &mut Scanner, root: &Root, entries: usize) -> io::Result<Tree> {
+        let rules = Rules::new(&Lists::default()).unwrap();
+        let bounds = Bounds {
+            entries,
+            file_bytes: 100,
+        };
+        scanner.scan(root, &rules, bounds)
+    }
+
+    #[test]
+    fn s25_a_file_that_was_just_changed_is_read_again() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("a"), "now").unwrap();
+        let root = Root::open(folder.path()).unwrap();
+        let mut scanner = Scanner::default();
+        let first = scan(&mut scanner, &root, 10).unwrap();
+        // As if it had been written twice within one step of the clock, and read in between.
+        for known in scanner.known.values_mut() {
+            known.digest = Digest::of(b"before");
+        }
+        assert_eq!(scan(&mut scanner, &root, 10).unwrap(), first);
+    }
+
+    #[test]
+    fn s40_too_many_entries_and_too_long_files_are_told() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("long"), vec![0; 101]).unwrap();
+        std::fs::write(folder.path().join("short"), "x").unwrap();
+        let root = Root::open(folder.path()).unwrap();
+        let tree = scan(&mut Scanner::default(), &root, 2).unwrap();
+        let long = RelPath::new("long").unwrap();
+        assert_eq!(tree.entry(&long), Some(&Entry::Untracked(Reason::TooLarge)));
+        let error = scan(&mut Scanner::default(), &root, 1).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::QuotaExceeded);
+    }
+}

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use sandbox_base::{BoxStream, ErrorKind};
 use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::task::JoinHandle;
 
 use crate::error::Error;
 use crate::options::Options;
@@ -32,6 +33,7 @@ pub struct Session {
     orders: mpsc::Sender<Order>,
     events: broadcast::Sender<Event>,
     initial: Report,
+    task: JoinHandle<()>,
 }
 
 impl Session {
@@ -51,13 +53,15 @@ impl Session {
         let (orders, queue) = mpsc::channel(8);
         let (events, _) = broadcast::channel(EVENTS);
         #[cfg(unix)]
-        let initial = crate::driver::start(root, stream, options, (queue, events.clone())).await?;
+        let (initial, task) =
+            crate::driver::start(root, stream, options, (queue, events.clone())).await?;
         #[cfg(not(unix))]
-        let initial = unsupported(root, stream, options, queue)?;
+        let (initial, task) = unsupported(root, stream, options, queue)?;
         Ok(Self {
             orders,
             events,
             initial,
+            task,
         })
     }
 
@@ -98,13 +102,17 @@ impl Session {
         self.events.subscribe()
     }
 
-    /// Runs a last cycle and ends the session; the stream to the guest is closed either way.
+    /// Runs a last cycle and ends the session; the stream to the guest is closed either way, and the root
+    /// is free for another session.
     ///
     /// # Errors
     ///
     /// As [`Session::flush`].
     pub async fn stop(self) -> Result<Report, Error> {
-        self.order(Order::Stop).await
+        let report = self.order(Order::Stop).await;
+        let ended = self.task.await.map_err(std::io::Error::other);
+        ended.map_err(|error| Error::io("end the session", error))?;
+        report
     }
 
     async fn order(
@@ -124,7 +132,7 @@ fn unsupported(
     _stream: BoxStream,
     _options: Options,
     _queue: mpsc::Receiver<Order>,
-) -> Result<Report, Error> {
+) -> Result<(Report, JoinHandle<()>), Error> {
     let detail = format!(
         "{}: folders are reached only on Unix so far",
         root.display()

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 
 use crate::error::Error;
 use crate::protocol::{Part, Piece};
@@ -59,11 +60,13 @@ fn writer_ended(error: impl Into<sandbox_base::BoxError>) -> Error {
     Error::io("receive contents", std::io::Error::other(error))
 }
 
-/// Starts reading files; their pieces come out of the queue in order.
-pub(crate) fn send(root: Arc<Root>, wanted: Vec<Wanted>) -> mpsc::Receiver<Piece> {
+/// Starts reading files; their pieces come out of the queue in order. The task ends when they are all
+/// sent or the queue is dropped.
+pub(crate) fn send(
+    root: Arc<Root>,
+    wanted: Vec<Wanted>,
+) -> (mpsc::Receiver<Piece>, JoinHandle<()>) {
     let (pieces, queue) = mpsc::channel(IN_FLIGHT);
-    drop(tokio::task::spawn_blocking(move || {
-        read_out(&root, wanted, &pieces)
-    }));
-    queue
+    let reader = tokio::task::spawn_blocking(move || read_out(&root, wanted, &pieces));
+    (queue, reader)
 }

@@ -14,7 +14,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use proptest::prelude::*;
-use sandbox_sync::{Report, Session, guest};
+use sandbox_sync::{Event, Report, Session, guest};
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf, duplex};
 
 use crate::pair::{Pair, write};
@@ -211,7 +211,11 @@ impl Model {
 
     /// Runs a session over a stream that breaks; both halves have ended when this returns.
     async fn broken(&mut self, bytes: usize) {
-        drop(self.session.take());
+        if let Some(session) = self.session.take() {
+            let mut events = session.events();
+            drop(session);
+            while !matches!(events.recv().await, Ok(Event::Ended)) {}
+        }
         let before = self.sides();
         let (ours, theirs) = duplex(4096);
         let guest = tokio::spawn(guest::serve(Box::new(theirs), guest::Options::default()));

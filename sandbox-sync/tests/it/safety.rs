@@ -224,6 +224,22 @@ fn rustix_mkfifo(path: &std::path::Path) -> bool {
 }
 
 #[tokio::test]
+async fn s38_a_setuid_program_of_the_host_does_not_stay_one_with_other_contents() {
+    let pair = Pair::new();
+    write(pair.host("tool"), "trusted");
+    fs::set_permissions(pair.host("tool"), PermissionsExt::from_mode(0o6755)).unwrap();
+    let session = pair.start().await;
+    write(pair.guest("tool"), "evil");
+    assert_clean(&session.flush().await.unwrap());
+    assert_eq!(read(pair.host("tool")), "evil");
+    let mode = fs::metadata(pair.host("tool"))
+        .unwrap()
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o7777, 0o755);
+}
+
+#[tokio::test]
 async fn s39_a_hard_link_is_not_written_through() {
     let pair = Pair::new();
     write(pair.outside("shared"), "1");
