@@ -1,0 +1,382 @@
+//! The arguments.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+use sandbox_core::net::policy::Mode;
+
+const EXAMPLES: &str = "\
+Examples:
+  sandbox run --rm shell . -- make test        run a project's tests in a microVM of their own
+  sandbox run shell                            a shell in a sandbox that goes on afterwards
+  sandbox run --rm --memory 4g --cpus 4 --allow-host '*.npmjs.org' shell ~/app -- npm test
+  sandbox exec -it shell-app bash              another shell in a sandbox that runs
+  sandbox network check --policy allow https://example.com
+  sandbox rm -f --all                          end and remove every sandbox
+
+Exit status: that of the command inside; 128+n when signal n ended it; 124 when its time ran out;
+125 when the tool failed; 126 when the command cannot be executed; 127 when it is not there.";
+
+const RUN_EXAMPLES: &str = "\
+Examples:
+  sandbox run --rm shell . -- make test        once, and nothing stays behind
+  sandbox run shell                            a shell; the sandbox goes on, `sandbox run shell` comes back
+  sandbox run --name lab shell ~/a ~/b:ro      two folders, one of them only to be read
+  sandbox run --rm --image alpine.tar --no-workspace shell -- cat /etc/os-release";
+
+const EXEC_EXAMPLES: &str = "\
+Examples:
+  sandbox exec lab uname -a
+  sandbox exec -it lab bash
+  sandbox exec -i -w /tmp lab tar -x < files.tar
+  sandbox exec -u root -e DEBIAN_FRONTEND=noninteractive lab apt-get install -y jq";
+
+const NETWORK_EXAMPLES: &str = "\
+Examples:
+  sandbox network proxy lab                                      show the rules
+  sandbox network proxy lab --allow-host '*.npmjs.org'           add one
+  sandbox network proxy lab --policy deny --allow-host pypi.org  begin anew
+  sandbox network log lab
+  sandbox network check lab https://registry.npmjs.org/";
+
+const CP_EXAMPLES: &str = "\
+Examples:
+  sandbox cp notes.txt lab:/tmp/
+  sandbox cp lab:/var/log/build.log .";
+
+/// Gives each agent a microVM of its own: own kernel, synchronized workspace, judged network.
+#[derive(Debug, Parser)]
+#[command(name = "sandbox", version, after_help = EXAMPLES, max_term_width = 110)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Run an agent, or one command, in a sandbox: a new one, or the one of that name
+    #[command(after_help = RUN_EXAMPLES)]
+    Run(Run),
+    /// Create a sandbox and leave it running
+    Create(Create),
+    /// Run a command in a sandbox that runs
+    #[command(after_help = EXEC_EXAMPLES)]
+    Exec(Exec),
+    /// List sandboxes
+    #[command(visible_alias = "list")]
+    Ls(List),
+    /// Stop sandboxes; their disks are kept, and `run` starts them again
+    Stop(Stop),
+    /// Remove sandboxes with everything that belongs to them
+    Rm(Remove),
+    /// Copy files or folders into a sandbox or out of it
+    #[command(after_help = CP_EXAMPLES)]
+    Cp(Copy),
+    /// Look at and set what a sandbox may reach
+    #[command(subcommand, after_help = NETWORK_EXAMPLES)]
+    Network(Network),
+    /// Say what this machine can do and what it lacks
+    Doctor(Doctor),
+    /// Obtain now what the first run would obtain: guest kernel and default image
+    Setup(Setup),
+    /// Print a completion script for a shell
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// What is run where no command is given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Agent {
+    /// A login shell
+    Shell,
+}
+
+impl Agent {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Shell => "shell",
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Run {
+    /// Remove the sandbox at the end, also when this tool is ended by a signal
+    #[arg(long)]
+    pub(crate) rm: bool,
+    #[command(flatten)]
+    pub(crate) creation: Creation,
+    /// Run this instead of an interactive agent
+    #[arg(last = true, value_name = "ARGS", value_hint = ValueHint::CommandWithArguments)]
+    pub(crate) command: Vec<OsString>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Create {
+    #[command(flatten)]
+    pub(crate) creation: Creation,
+}
+
+/// What a new sandbox is made of.
+#[derive(Debug, Args)]
+pub(crate) struct Creation {
+    /// Its name; without, it is that of the agent and the first workspace
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// What to run
+    #[arg(value_enum)]
+    pub(crate) agent: Agent,
+    /// Folders that appear at the same paths inside, `:ro` for one whose changes stay inside; the
+    /// current folder without
+    #[arg(value_name = "WORKSPACE[:ro]", value_hint = ValueHint::DirPath)]
+    pub(crate) workspaces: Vec<String>,
+    /// Bring no folder in, not even the current one
+    #[arg(long, conflicts_with = "workspaces")]
+    pub(crate) no_workspace: bool,
+    /// Virtual processors
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub(crate) cpus: Option<u32>,
+    /// Memory, in MiB or as 512m, 2g
+    #[arg(long, value_name = "SIZE", value_parser = mebibytes)]
+    pub(crate) memory: Option<u32>,
+    /// Writable disk, in MiB or as 512m, 20g; takes room only as it is used
+    #[arg(long, value_name = "SIZE", value_parser = mebibytes)]
+    pub(crate) disk: Option<u32>,
+    /// Root file system: a folder, a tar, or an OCI layout folder with or without `:REFERENCE`
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::AnyPath)]
+    pub(crate) image: Option<PathBuf>,
+    /// Set a variable of every command; it is written to disk, so never a secret
+    #[arg(short, long, value_name = "NAME=VALUE", value_parser = variable)]
+    pub(crate) env: Vec<(String, String)>,
+    /// User that commands run as
+    #[arg(short, long)]
+    pub(crate) user: Option<String>,
+    #[command(flatten)]
+    pub(crate) rules: Rules,
+    /// End after this long, as in 90s or 10m: the command of `run`, the machine of `create`
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub(crate) timeout: Option<Duration>,
+}
+
+/// What may be reached.
+#[derive(Debug, Args)]
+pub(crate) struct Rules {
+    /// What happens to hosts that no rule names
+    #[arg(long, value_name = "MODE")]
+    pub(crate) policy: Option<Policy>,
+    /// Let a host through: name, *.name, address or network, with or without :port
+    #[arg(long, value_name = "HOST")]
+    pub(crate) allow_host: Vec<String>,
+    /// Block a host, whatever else allows it
+    #[arg(long, value_name = "HOST")]
+    pub(crate) block_host: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Policy {
+    /// Public hosts are let through, on ports 80 and 443
+    Allow,
+    /// They are not
+    Deny,
+}
+
+impl From<Policy> for Mode {
+    fn from(policy: Policy) -> Self {
+        match policy {
+            Policy::Allow => Self::Allow,
+            Policy::Deny => Self::Deny,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Exec {
+    /// Pass standard input on
+    #[arg(short, long)]
+    pub(crate) interactive: bool,
+    /// Give the command a terminal
+    #[arg(short, long)]
+    pub(crate) tty: bool,
+    /// Set a variable of its environment
+    #[arg(short, long, value_name = "NAME=VALUE", value_parser = variable)]
+    pub(crate) env: Vec<(String, String)>,
+    /// Working folder inside
+    #[arg(short, long, value_name = "DIR")]
+    pub(crate) workdir: Option<PathBuf>,
+    /// User that it runs as: a name, UID or UID:GID
+    #[arg(short, long)]
+    pub(crate) user: Option<String>,
+    /// Kill it after this long, as in 90s or 10m
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub(crate) timeout: Option<Duration>,
+    /// The sandbox
+    pub(crate) name: String,
+    /// The command and its arguments; no shell comes between
+    #[arg(
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "CMD"
+    )]
+    pub(crate) command: Vec<OsString>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct List {
+    /// As JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Stop {
+    /// The sandboxes
+    #[arg(required = true, value_name = "NAME")]
+    pub(crate) names: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Remove {
+    /// Those that run, too; what has not come back from them is lost
+    #[arg(short, long)]
+    pub(crate) force: bool,
+    /// All sandboxes
+    #[arg(long, conflicts_with = "names")]
+    pub(crate) all: bool,
+    /// The sandboxes
+    #[arg(required_unless_present = "all", value_name = "NAME")]
+    pub(crate) names: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Copy {
+    /// PATH here or NAME:PATH inside
+    #[arg(value_name = "SRC", value_hint = ValueHint::AnyPath)]
+    pub(crate) from: String,
+    /// NAME:PATH inside or PATH here; into it where that is a folder
+    #[arg(value_name = "DST", value_hint = ValueHint::AnyPath)]
+    pub(crate) to: String,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Network {
+    /// Show or set a sandbox's rules, from now on and for live connections too
+    Proxy(Proxy),
+    /// Show what was decided
+    Log(Log),
+    /// Tell whether a URL would be let through: exit status 0 if so, 1 if not
+    Check(Check),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Proxy {
+    /// The sandbox
+    pub(crate) name: String,
+    /// With --policy the rules begin anew; without it hosts are added
+    #[command(flatten)]
+    pub(crate) rules: Rules,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Log {
+    /// The sandbox
+    pub(crate) name: String,
+    /// As JSON, one object a line
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Check {
+    #[command(flatten)]
+    pub(crate) rules: Rules,
+    /// A sandbox whose rules to ask, and a URL, HOST or HOST:PORT
+    #[arg(required = true, num_args = 1..=2, value_names = ["[NAME]", "URL"])]
+    pub(crate) target: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Doctor {
+    /// As JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Setup {
+    /// Make them anew, from the distribution's present packages
+    #[arg(long)]
+    pub(crate) rebuild: bool,
+}
+
+/// Reads a size: a number of MiB, or one with a unit.
+fn mebibytes(text: &str) -> Result<u32, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let factor: u32 = match text[digits.len()..].to_ascii_lowercase().as_str() {
+        "" | "m" | "mb" | "mib" => 1,
+        "g" | "gb" | "gib" => 1024,
+        "t" | "tb" | "tib" => 1024 * 1024,
+        unit => return Err(format!("{unit:?} is no unit; use m, g or t")),
+    };
+    let number: u32 = digits
+        .parse()
+        .map_err(|_| "a whole number is needed, such as 2048, 512m or 2g".to_owned())?;
+    match number.checked_mul(factor) {
+        None | Some(0) => Err("the size is out of range".to_owned()),
+        Some(size) => Ok(size),
+    }
+}
+
+fn variable(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("NAME=VALUE is needed".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_arguments_do_not_contradict_each_other() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes_are_mebibytes_unless_they_say_otherwise() {
+        assert_eq!(mebibytes("2048"), Ok(2048));
+        assert_eq!(mebibytes("512m"), Ok(512));
+        assert_eq!(mebibytes("2g"), Ok(2048));
+        assert_eq!(mebibytes("1TiB"), Ok(1 << 20));
+        for wrong in ["", "g", "0", "-1", "2k", "1.5g", "9999999t", "99999999999"] {
+            assert!(mebibytes(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn what_follows_a_sandboxs_name_belongs_to_the_command() {
+        let cli = Cli::try_parse_from(["sandbox", "exec", "-i", "lab", "ls", "-la", "--json"]);
+        let Verb::Exec(exec) = cli.unwrap().verb else {
+            panic!("exec is exec");
+        };
+        assert_eq!(exec.command, ["ls", "-la", "--json"]);
+        assert!(exec.interactive && !exec.tty);
+    }
+
+    #[test]
+    fn what_follows_two_dashes_is_the_command_of_run() {
+        let line = "sandbox run --rm --memory 2g shell a b:ro -- make -j2";
+        let Verb::Run(run) = Cli::try_parse_from(line.split(' ')).unwrap().verb else {
+            panic!("run is run");
+        };
+        assert_eq!(run.creation.workspaces, ["a", "b:ro"]);
+        assert_eq!(run.creation.memory, Some(2048));
+        assert_eq!(run.command, ["make", "-j2"]);
+    }
+}

@@ -1,0 +1,278 @@
+//! From arguments to a new sandbox: workspaces, image, limits, rules, name.
+
+use std::path::{Path, PathBuf};
+
+use sandbox_core::net::policy::RuleSet;
+use sandbox_core::{Description, Dirs, Image, Limits, Sandbox, SandboxBuilder, Workspace};
+
+use crate::cli::{Creation, Rules};
+use crate::failure::Failure;
+
+/// The file that makes a folder an OCI layout.
+const OCI_LAYOUT: &str = "oci-layout";
+
+/// The longest name of a sandbox.
+const MAX_NAME: usize = 63;
+
+/// Everything that the arguments say about a sandbox, looked up and checked.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub(crate) name: String,
+    /// Whether the name was given, or follows from the rest.
+    pub(crate) named: bool,
+    pub(crate) image: Image,
+    workspaces: Vec<Workspace>,
+    limits: Limits,
+    network: RuleSet,
+    env: Vec<(String, String)>,
+    user: Option<String>,
+}
+
+impl Plan {
+    /// Looks up what the arguments name.
+    pub(crate) fn of(creation: &Creation) -> Result<Self, Failure> {
+        let workspaces = workspaces(creation)?;
+        let image = creation
+            .image
+            .as_deref()
+            .map_or(Ok(Image::Default), image)?;
+        let mut limits = Limits::default();
+        limits.cpus = creation.cpus.unwrap_or(limits.cpus);
+        limits.memory_mib = creation.memory.unwrap_or(limits.memory_mib);
+        limits.disk_mib = creation.disk.unwrap_or(limits.disk_mib);
+        let derived = || name_of(creation.agent.as_str(), &workspaces);
+        Ok(Self {
+            name: creation.name.clone().unwrap_or_else(derived),
+            named: creation.name.is_some(),
+            image,
+            workspaces,
+            limits,
+            network: rules(&creation.rules, RuleSet::deny())?,
+            env: creation.env.clone(),
+            user: creation.user.clone(),
+        })
+    }
+
+    /// Returns the builder of a sandbox that is made this way, without a name yet.
+    pub(crate) fn builder(&self, dirs: &Dirs) -> SandboxBuilder {
+        let mut builder = Sandbox::builder()
+            .dirs(dirs.clone())
+            .image(self.image.clone())
+            .limits(self.limits.clone())
+            .network(self.network.clone());
+        for workspace in &self.workspaces {
+            builder = builder.workspace(workspace.clone());
+        }
+        for (name, value) in &self.env {
+            builder = builder.env(name, value);
+        }
+        if let Some(user) = &self.user {
+            builder = builder.user(user);
+        }
+        builder
+    }
+
+    /// Sets the run time of the machine.
+    pub(crate) fn set_run_time(&mut self, time: Option<std::time::Duration>) {
+        self.limits.run_time = time;
+    }
+
+    /// Makes sure that a sandbox that is there already is what the arguments ask for, as far as they ask
+    /// for anything: it keeps what it was made with.
+    pub(crate) fn check_fits(
+        &self,
+        creation: &Creation,
+        there: &Description,
+    ) -> Result<(), Failure> {
+        let mut differing = Vec::new();
+        let asks_for_folders = !creation.workspaces.is_empty() || creation.no_workspace;
+        if (asks_for_folders || !self.named) && self.workspaces != there.workspaces {
+            differing.push("workspaces");
+        }
+        let differs = |asked: Option<u32>, has: u32| asked.is_some_and(|asked| asked != has);
+        if differs(creation.cpus, there.limits.cpus) {
+            differing.push("--cpus");
+        }
+        if differs(creation.memory, there.limits.memory_mib) {
+            differing.push("--memory");
+        }
+        if differs(creation.disk, there.limits.disk_mib) {
+            differing.push("--disk");
+        }
+        if creation.image.is_some() {
+            differing.push("--image");
+        }
+        if creation.rules.is_given() {
+            differing.push("network rules (see `sandbox network proxy`)");
+        }
+        if differing.is_empty() {
+            return Ok(());
+        }
+        Err(Failure::new(
+            format!("use the sandbox {}", there.name),
+            format!(
+                "it exists and keeps what it was made with; leave out or make equal: {}; or remove it, or \
+                 choose another --name",
+                differing.join(", ")
+            ),
+        ))
+    }
+}
+
+impl Rules {
+    /// Tells whether they say anything.
+    pub(crate) fn is_given(&self) -> bool {
+        self.policy.is_some() || !self.allow_host.is_empty() || !self.block_host.is_empty()
+    }
+}
+
+/// Returns the rules that the arguments make of others: a mode begins anew, hosts are added.
+pub(crate) fn rules(given: &Rules, present: RuleSet) -> Result<RuleSet, Failure> {
+    let mut rules = match given.policy {
+        Some(policy) => RuleSet::new(policy.into()),
+        None => present,
+    };
+    for host in &given.allow_host {
+        rules = rules
+            .allow(host)
+            .map_err(|error| Failure::from_error(&error))?;
+    }
+    for host in &given.block_host {
+        rules = rules
+            .block(host)
+            .map_err(|error| Failure::from_error(&error))?;
+    }
+    Ok(rules)
+}
+
+fn workspaces(creation: &Creation) -> Result<Vec<Workspace>, Failure> {
+    if creation.no_workspace {
+        return Ok(Vec::new());
+    }
+    if creation.workspaces.is_empty() {
+        return Ok(vec![current_folder()?]);
+    }
+    creation
+        .workspaces
+        .iter()
+        .map(|text| workspace(text))
+        .collect()
+}
+
+/// Reads `PATH` or `PATH:ro`; a folder whose own name ends that way is meant where there is one.
+fn workspace(text: &str) -> Result<Workspace, Failure> {
+    let resolve = |path: &str| {
+        let found = Path::new(path).canonicalize();
+        found.map_err(|error| Failure::new(format!("use the workspace {path}"), error))
+    };
+    match text.strip_suffix(":ro") {
+        Some(path) if !Path::new(text).exists() => Ok(Workspace::read_only(resolve(path)?)),
+        _ => Ok(Workspace::sync(resolve(text)?)),
+    }
+}
+
+/// The current folder, where none is named: never the whole machine, or everything that a person has, by
+/// accident.
+fn current_folder() -> Result<Workspace, Failure> {
+    let failed = |error| Failure::new("use the current folder as the workspace", error);
+    let here = std::env::current_dir()
+        .and_then(|here| here.canonicalize())
+        .map_err(failed)?;
+    let home = std::env::home_dir().and_then(|home| home.canonicalize().ok());
+    let reason = if here.parent().is_none() {
+        "it is the root of the file system; go to a project's folder, name one, or say --no-workspace"
+    } else if home.as_ref() == Some(&here) {
+        "it is your home folder; go to a project's folder, name one (`.` if this one is meant), or say \
+         --no-workspace"
+    } else {
+        return Ok(Workspace::sync(here));
+    };
+    Err(Failure::new(
+        format!("use {} as the workspace", here.display()),
+        reason,
+    ))
+}
+
+/// Finds out what an image's path is.
+fn image(path: &Path) -> Result<Image, Failure> {
+    if path.join(OCI_LAYOUT).is_file() {
+        return Ok(Image::oci_layout(path));
+    }
+    let failed = |reason: &dyn std::fmt::Display| {
+        Failure::new(format!("use the image {}", path.display()), reason)
+    };
+    match path.metadata() {
+        Ok(meta) if meta.is_dir() => Ok(Image::directory(path)),
+        Ok(_) => Ok(Image::tar(path)),
+        Err(error) => match path.to_str().and_then(layout_reference) {
+            Some((layout, reference)) => Ok(Image::oci_layout_reference(layout, reference)),
+            None if error.kind() == std::io::ErrorKind::NotFound => Err(failed(
+                &"there is no such folder or file; a folder, a tar, or an OCI layout folder is needed",
+            )),
+            None => Err(failed(&error)),
+        },
+    }
+}
+
+/// Splits `LAYOUT:REFERENCE`. Both may hold colons: the layout is the first folder that is one.
+fn layout_reference(text: &str) -> Option<(PathBuf, &str)> {
+    text.match_indices(':')
+        .map(|(at, _)| (PathBuf::from(&text[..at]), &text[at + 1..]))
+        .find(|(layout, _)| layout.join(OCI_LAYOUT).is_file())
+}
+
+/// Makes a name of the agent's and the first workspace's, in the characters that names have.
+fn name_of(agent: &str, workspaces: &[Workspace]) -> String {
+    let folder = workspaces
+        .first()
+        .and_then(|workspace| workspace.host.file_name())
+        .map(|name| name.to_string_lossy().to_ascii_lowercase())
+        .unwrap_or_default();
+    let mut name = agent.to_owned();
+    for part in folder.split(|c: char| !c.is_ascii_alphanumeric()) {
+        if !part.is_empty() {
+            name = format!("{name}-{part}");
+        }
+    }
+    name.truncate(MAX_NAME);
+    name.trim_end_matches('-').to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_has_only_the_characters_that_names_have() {
+        let name = |path: &str| name_of("shell", &[Workspace::sync(path)]);
+        assert_eq!(name("/home/me/My Project.git"), "shell-my-project-git");
+        assert_eq!(name("/tmp/żółw"), "shell-w");
+        assert_eq!(name("/tmp/日本"), "shell");
+        assert!(name(&format!("/tmp/{}", "x".repeat(100))).len() <= MAX_NAME);
+        assert_eq!(name_of("shell", &[]), "shell");
+    }
+
+    #[test]
+    fn a_reference_may_hold_colons() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join(OCI_LAYOUT), "{}").unwrap();
+        let layout = folder.path().to_str().unwrap();
+        let found = image(Path::new(&format!("{layout}:alpine:3.20")));
+        assert_eq!(
+            found.unwrap(),
+            Image::oci_layout_reference(layout, "alpine:3.20")
+        );
+        assert_eq!(image(folder.path()).unwrap(), Image::oci_layout(layout));
+    }
+
+    #[test]
+    fn read_only_is_an_ending_unless_a_folder_is_called_so() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().canonicalize().unwrap();
+        let path = root.to_str().unwrap();
+        assert!(workspace(&format!("{path}:ro")).unwrap().read_only);
+        std::fs::create_dir(root.join("odd:ro")).unwrap();
+        assert!(!workspace(&format!("{path}/odd:ro")).unwrap().read_only);
+        assert!(workspace(&format!("{path}/none")).is_err());
+    }
+}

@@ -1,0 +1,170 @@
+//! `network proxy`, `network log`, `network check`.
+
+use std::fmt::Write as _;
+use std::io::ErrorKind;
+use std::time::{Duration, UNIX_EPOCH};
+
+use sandbox_core::net::policy::{Pattern, RuleSet, Verdict};
+use sandbox_core::net::resolve::SystemResolver;
+use sandbox_core::{Dirs, Sandbox, net};
+use serde_json::Value;
+
+use crate::cli::{self, Network};
+use crate::creation;
+use crate::failure::{Failure, one_line};
+use crate::output::{self, BAD, GOOD, QUIET, styled};
+
+/// What `check` answers with for what would be denied.
+const DENIED: u8 = 1;
+
+/// Looks at or sets what a sandbox may reach.
+pub(crate) async fn network(dirs: &Dirs, verb: Network) -> Result<u8, Failure> {
+    match verb {
+        Network::Proxy(arguments) => proxy(dirs, &arguments).await,
+        Network::Log(arguments) => log(dirs, &arguments).await,
+        Network::Check(arguments) => check(dirs, &arguments).await,
+    }
+}
+
+async fn proxy(dirs: &Dirs, arguments: &cli::Proxy) -> Result<u8, Failure> {
+    let sandbox = Sandbox::connect_in(dirs.clone(), &arguments.name).await?;
+    let mut rules = sandbox.network().await?;
+    if arguments.rules.is_given() {
+        rules = creation::rules(&arguments.rules, rules)?;
+        sandbox.set_network(rules.clone()).await?;
+    }
+    output::print(shown(&rules).as_bytes())?;
+    Ok(0)
+}
+
+fn shown(rules: &RuleSet) -> String {
+    let mut text = format!("policy  {}\n", rules.mode());
+    let mut add = |what: &str, hosts: &[Pattern]| {
+        for host in hosts {
+            text += &format!("{what:7} {host}\n");
+        }
+    };
+    add("allow", rules.allowed());
+    add("block", rules.blocked());
+    text
+}
+
+async fn log(dirs: &Dirs, arguments: &cli::Log) -> Result<u8, Failure> {
+    let sandbox = Sandbox::connect_in(dirs.clone(), &arguments.name).await?;
+    let path = sandbox.network_log();
+    for part in [path.with_extension("jsonl.1"), path] {
+        let text = match std::fs::read_to_string(&part) {
+            Ok(text) => text,
+            // Nothing was decided yet.
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
+            Err(error) => return Err(Failure::new(format!("read {}", part.display()), error)),
+        };
+        if arguments.json {
+            output::print(text.as_bytes())?;
+            continue;
+        }
+        // A line that is being written is not yet one.
+        let events = text
+            .lines()
+            .filter_map(|line| serde_json::from_str(line).ok());
+        output::print(
+            events
+                .map(|event| line(&event))
+                .collect::<String>()
+                .as_bytes(),
+        )?;
+    }
+    Ok(0)
+}
+
+/// Says an event in one line: when, what was decided, about what, why.
+fn line(event: &Value) -> String {
+    let word = |key: &str| event[key].as_str().map(one_line);
+    let number = |key: &str| event[key].as_u64();
+    let time = UNIX_EPOCH + Duration::from_millis(number("time_ms").unwrap_or(0));
+    let mut text = styled(QUIET, humantime::format_rfc3339_millis(time));
+    let verdict = word("verdict").or(word("kind")).unwrap_or_default();
+    let style = match verdict.as_str() {
+        "allow" => GOOD,
+        "deny" | "refused" => BAD,
+        _ => QUIET,
+    };
+    text += &format!("  {}", styled(style, format!("{verdict:7}")));
+    if let Some(method) = word("method") {
+        let _ = write!(text, " {method}");
+    }
+    if let Some(host) = word("host") {
+        let port = number("port").unwrap_or(0);
+        let _ = write!(text, " {host}:{port}{}", word("path").unwrap_or_default());
+    }
+    if let (Some(up), Some(down)) = (number("bytes_up"), number("bytes_down")) {
+        let _ = write!(text, "  {up} bytes up, {down} down");
+    }
+    for why in [word("text"), word("rule")].into_iter().flatten() {
+        let _ = write!(text, "  ({why})");
+    }
+    if let Some(missed) = number("missed") {
+        let _ = write!(text, "  {missed} events were lost");
+    }
+    text + "\n"
+}
+
+async fn check(dirs: &Dirs, arguments: &cli::Check) -> Result<u8, Failure> {
+    let (name, url) = match arguments.target.as_slice() {
+        [url] => (None, url),
+        [name, url] => (Some(name), url),
+        _ => return Err(Failure::new("check", "a URL is needed")),
+    };
+    let present = match name {
+        Some(name) => {
+            let sandbox = Sandbox::connect_in(dirs.clone(), name).await?;
+            sandbox.network().await?
+        }
+        None => RuleSet::deny(),
+    };
+    let rules = creation::rules(&arguments.rules, present)?;
+    let verdict = net::check(&rules, &SystemResolver::default(), url)
+        .await
+        .map_err(|error| Failure::from_error(&error))?;
+    let (status, text) = match &verdict {
+        Verdict::Allow(allow) => {
+            let why = match &allow.rule {
+                Some(rule) => format!("rule: {rule}"),
+                None => format!("policy: {}", rules.mode()),
+            };
+            (0, format!("{} {why}", styled(GOOD, "allowed:")))
+        }
+        Verdict::Deny(denial) => (
+            DENIED,
+            format!(
+                "{} {}",
+                styled(BAD, "denied:"),
+                one_line(&denial.to_string())
+            ),
+        ),
+        _ => (
+            DENIED,
+            styled(BAD, "denied: the policy came to no decision"),
+        ),
+    };
+    output::print(format!("{text}\n").as_bytes())?;
+    Ok(status)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn an_event_is_one_harmless_line() {
+        let event = json!({
+            "time_ms": 1_700_000_000_000_u64, "kind": "decision", "host": "evil\n.example\u{1b}[2J",
+            "port": 443, "verdict": "deny", "text": "no rule allows this host",
+        });
+        assert_eq!(
+            anstream::adapter::strip_str(&line(&event)).to_string(),
+            "2023-11-14T22:13:20.000Z  deny    evil; .example\\u{1b}[2J:443  (no rule allows this host)\n"
+        );
+    }
+}

@@ -1,0 +1,215 @@
+//! `run` and `create`.
+//!
+//! | | sandbox | afterwards |
+//! |---|---|---|
+//! | `run --rm` | attached: new, in this process | removed, whatever ended the command or this process |
+//! | `run` | detached: the one of that name, started if need be, or a new one | goes on |
+//! | `create` | detached: new | goes on |
+
+use std::ffi::OsString;
+use std::time::Duration;
+
+use sandbox_core::{Command, Dirs, ErrorKind, Sandbox, State};
+
+use crate::cli::{self, Agent};
+use crate::creation::Plan;
+use crate::failure::{self, FAILED, Failure};
+use crate::interrupt::Interrupts;
+use crate::progress::Waiting;
+use crate::session::{self, Streams};
+use crate::{output, setup};
+
+/// The shells that are tried for an interactive agent, best first.
+const SHELLS: [&str; 2] = ["/bin/bash", "/bin/sh"];
+
+/// What is to be run, and for how long at most.
+#[derive(Debug)]
+struct Task {
+    agent: Agent,
+    command: Vec<OsString>,
+    env: Vec<(String, String)>,
+    user: Option<String>,
+    timeout: Option<Duration>,
+}
+
+/// Runs an agent or a command in a sandbox.
+pub(crate) async fn run(dirs: &Dirs, arguments: cli::Run) -> Result<u8, Failure> {
+    let mut interrupts = Interrupts::listen()?;
+    let plan = Plan::of(&arguments.creation)?;
+    let task = Task {
+        agent: arguments.creation.agent,
+        command: arguments.command,
+        env: arguments.creation.env.clone(),
+        user: arguments.creation.user.clone(),
+        timeout: arguments.creation.timeout,
+    };
+    if arguments.rm {
+        return run_once(dirs, &plan, &task, &mut interrupts).await;
+    }
+    let sandbox = match Sandbox::connect_in(dirs.clone(), &plan.name).await {
+        Ok(sandbox) => {
+            come_back(&sandbox, &plan, &arguments.creation, &mut interrupts).await?;
+            sandbox
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            create_detached(dirs, &plan, &mut interrupts).await?
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let done = task.run(&sandbox, &mut interrupts).await;
+    settle(done, &sandbox).await
+}
+
+/// Creates a sandbox and leaves it running.
+pub(crate) async fn create(dirs: &Dirs, arguments: cli::Create) -> Result<u8, Failure> {
+    let mut interrupts = Interrupts::listen()?;
+    let mut plan = Plan::of(&arguments.creation)?;
+    plan.set_run_time(arguments.creation.timeout);
+    let sandbox = create_detached(dirs, &plan, &mut interrupts).await?;
+    output::print(format!("{}\n", sandbox.name()).as_bytes())?;
+    Ok(0)
+}
+
+async fn run_once(
+    dirs: &Dirs,
+    plan: &Plan,
+    task: &Task,
+    interrupts: &mut Interrupts,
+) -> Result<u8, Failure> {
+    let waiting = Waiting::on("starting the sandbox");
+    let mut builder = plan.builder(dirs).progress(waiting.progress());
+    if plan.named {
+        builder = builder.name(&plan.name);
+    }
+    // Dropped half-way, it removes what was made.
+    let sandbox = interrupts.or(builder.create()).await??;
+    drop(waiting);
+    let done = task.run(&sandbox, interrupts).await;
+    let done = settle(done, &sandbox).await;
+    let removed = interrupts.or(sandbox.remove()).await?;
+    match (done, removed) {
+        (Ok(0), Err(error)) => Err(error.into()),
+        (done, Err(error)) => {
+            failure::warn(&failure::chain(&error));
+            done
+        }
+        (done, Ok(())) => done,
+    }
+}
+
+/// Makes an existing sandbox ready for a command.
+async fn come_back(
+    sandbox: &Sandbox,
+    plan: &Plan,
+    creation: &cli::Creation,
+    interrupts: &mut Interrupts,
+) -> Result<(), Failure> {
+    let description = sandbox.describe().await?;
+    plan.check_fits(creation, &description)?;
+    if description.state == State::Stopped {
+        let _waiting = Waiting::on("starting the sandbox");
+        interrupts.or(sandbox.start()).await??;
+    }
+    Ok(())
+}
+
+async fn create_detached(
+    dirs: &Dirs,
+    plan: &Plan,
+    interrupts: &mut Interrupts,
+) -> Result<Sandbox, Failure> {
+    let waiting = Waiting::on("starting the sandbox");
+    // Here, where its steps can be shown, and not first in the supervisor.
+    let prepared = setup::prepare(dirs, &plan.image, waiting.progress());
+    interrupts.or(prepared).await??;
+    let create = plan.builder(dirs).name(&plan.name).detached().create();
+    tokio::pin!(create);
+    tokio::select! {
+        sandbox = &mut create => Ok(sandbox?),
+        signal = interrupts.next() => {
+            // Its supervisor would go on alone: what it makes is waited for, and removed.
+            if let Ok(Ok(sandbox)) = interrupts.or(&mut create).await {
+                sandbox.remove().await?;
+            }
+            Err(Failure::signal(signal))
+        }
+    }
+}
+
+impl Task {
+    async fn run(&self, sandbox: &Sandbox, interrupts: &mut Interrupts) -> Result<u8, Failure> {
+        let streams = Streams::natural();
+        if let Some((program, arguments)) = self.command.split_first() {
+            let mut command = sandbox.command(program);
+            self.furnish(command.args(arguments));
+            return session::run(&mut command, streams, interrupts).await;
+        }
+        match self.agent {
+            Agent::Shell => self.shell(sandbox, streams, interrupts).await,
+        }
+    }
+
+    async fn shell(
+        &self,
+        sandbox: &Sandbox,
+        streams: Streams,
+        interrupts: &mut Interrupts,
+    ) -> Result<u8, Failure> {
+        let mut missing = None;
+        for shell in SHELLS {
+            let mut command = sandbox.command(shell);
+            self.furnish(command.arg("-l"));
+            match session::spawn(&mut command, streams, interrupts).await? {
+                Ok(child) => return session::attend(child, streams, interrupts).await,
+                Err(error) if error.kind() == ErrorKind::NotFound => missing = Some(error),
+                Err(error) => return Err(Failure::spawn(&error)),
+            }
+        }
+        Err(missing.map_or_else(|| Failure::silent(FAILED), |error| Failure::spawn(&error)))
+    }
+
+    /// Adds what was said on the command line: a sandbox that was there already does not know it.
+    fn furnish(&self, command: &mut Command<'_>) {
+        command.envs(self.env.iter().map(|(name, value)| (name, value)));
+        if let Some(user) = &self.user {
+            command.user(user);
+        }
+        if let Some(time) = self.timeout {
+            command.timeout(time);
+        }
+    }
+}
+
+/// Brings the workspaces into agreement and says what is left to a person. A failure of the command is
+/// told before one of the workspaces.
+async fn settle(done: Result<u8, Failure>, sandbox: &Sandbox) -> Result<u8, Failure> {
+    let settled = agree(sandbox).await;
+    match (done, settled) {
+        (Ok(0), Err(failure)) => Err(failure),
+        (done, Err(failure)) => {
+            failure.tell();
+            done
+        }
+        (done, Ok(())) => done,
+    }
+}
+
+async fn agree(sandbox: &Sandbox) -> Result<(), Failure> {
+    for report in sandbox.sync().await? {
+        let folder = &report.workspace;
+        for path in &report.conflicts {
+            failure::warn(&format!(
+                "{folder}/{path} was changed here and inside: each side keeps its own"
+            ));
+        }
+        for path in &report.held {
+            failure::warn(&format!(
+                "{folder}/{path} stays inside, because it would run here without being asked"
+            ));
+        }
+        for problem in &report.problems {
+            failure::warn(&format!("{folder}: {problem}"));
+        }
+    }
+    Ok(())
+}
