@@ -12,7 +12,7 @@
 
 use std::fs;
 use std::io::{BufReader, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
@@ -201,7 +201,11 @@ fn bootstrap(
         command.arg("--mode=root").env("TMPDIR", scratch);
     } else {
         check_user_namespaces()?;
-        command.arg("--mode=unshare");
+        // Inside its namespace it is another user of the host, whom private folders keep out.
+        command
+            .arg("--mode=unshare")
+            .env("TMPDIR", shared_temporary_folder())
+            .current_dir("/");
     }
     for path in LEFT_OUT.iter().chain(&["force-unsafe-io"]) {
         command.arg(format!("--dpkgopt={path}"));
@@ -216,6 +220,23 @@ fn bootstrap(
     command.args([&*distribution.codename, "-"]);
     command.args(sources(distribution, cancel)?);
     Ok(command)
+}
+
+/// Returns a folder for temporary files that other users can reach.
+fn shared_temporary_folder() -> PathBuf {
+    let reachable = |path: &PathBuf| {
+        path.is_absolute()
+            && path.ancestors().all(|folder| {
+                fs::metadata(folder).is_ok_and(|meta| {
+                    std::os::unix::fs::MetadataExt::mode(&meta) & 0o001 != 0 && meta.is_dir()
+                })
+            })
+    };
+    let usual = PathBuf::from("/tmp");
+    [std::env::temp_dir(), usual.clone(), "/var/tmp".into()]
+        .into_iter()
+        .find(reachable)
+        .unwrap_or(usual)
 }
 
 /// Refuses early, and with advice, what `mmdebstrap` would refuse late.
