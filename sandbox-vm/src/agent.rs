@@ -7,6 +7,7 @@
 use std::fmt;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use sandbox_base::frame::{read_message, write_message};
@@ -20,6 +21,11 @@ use crate::channel::protocol::{
     MAX_MESSAGE, MAX_OPEN, Open, Reply, Setup, Stdio, VERSIONS, Welcome,
 };
 use crate::channel::{Channel, Incoming, Side, Stream};
+
+const GREET: &str = "greet the guest";
+
+/// How long a channel may take to say how it ended, once a stream of it has.
+const ENDING_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Opens streams to an agent, wherever its channel is.
 #[async_trait]
@@ -56,17 +62,20 @@ impl Agent {
     pub async fn connect(stream: BoxStream) -> Result<Self, Error> {
         let (channel, incoming) = Channel::start(stream, Side::Host);
         let agent = Self {
-            opener: Arc::new(channel),
+            opener: Arc::new(channel.clone()),
             incoming: Arc::new(tokio::sync::Mutex::new(Some(incoming))),
         };
         let hello = Hello {
             lowest: *VERSIONS.start(),
             highest: *VERSIONS.end(),
         };
-        let welcome: Welcome = agent.ask("greet the guest", &Open::Hello(hello)).await?;
+        let welcome: Welcome = match agent.ask(GREET, &Open::Hello(hello)).await {
+            Ok(welcome) => welcome,
+            Err(error) => return Err(explain(error, &channel).await),
+        };
         if !VERSIONS.contains(&welcome.version) {
             let detail = format!("it chose version {}", welcome.version);
-            return Err(Error::new(ErrorKind::Protocol, "greet the guest").with_detail(detail));
+            return Err(Error::new(ErrorKind::Protocol, GREET).with_detail(detail));
         }
         Ok(agent)
     }
@@ -211,7 +220,8 @@ impl Agent {
         Ok(bytes)
     }
 
-    /// Writes a whole file, old or new, never torn; missing folders are made.
+    /// Writes a whole file, old or new, never torn, also when the future is dropped half-way; missing
+    /// folders are made.
     ///
     /// # Errors
     ///
@@ -219,6 +229,7 @@ impl Agent {
     pub async fn write(&self, file: NewFile<'_>, contents: &[u8]) -> Result<(), Error> {
         let request = FileRequest::Write {
             path: file.path.to_vec(),
+            size: contents.len() as u64,
             mode: file.mode,
             user: file.user.map(str::to_owned),
         };
@@ -433,6 +444,20 @@ pub fn new_exec_id() -> Result<ExecId, Error> {
         Error::new(ErrorKind::Io, "name a command").with_detail(error.to_string())
     })?;
     Ok(ExecId(bytes))
+}
+
+/// Tells a peer that went away from one that is no agent: its streams read as ended in both cases.
+async fn explain(error: Error, channel: &Channel) -> Error {
+    if error.kind() != ErrorKind::Disconnected {
+        return error;
+    }
+    drop(tokio::time::timeout(ENDING_PATIENCE, channel.ended()).await);
+    if channel.was_broken_by_peer() {
+        return Error::new(ErrorKind::Protocol, GREET)
+            .with_detail("what it sent is not the agent's protocol")
+            .with_source(error);
+    }
+    error
 }
 
 async fn send(

@@ -230,6 +230,9 @@ pub struct Capabilities {
     pub users: bool,
     /// Whether the machine's root is made by its agent from disks.
     pub disks: bool,
+    /// Whether every process of a command can be killed, limited and accounted for, also one that left
+    /// its session: the guest's kernel keeps commands in control groups.
+    pub control_groups: bool,
 }
 
 impl Capabilities {
@@ -238,6 +241,7 @@ impl Capabilities {
             isolation,
             users: true,
             disks: true,
+            control_groups: true,
         }
     }
 }

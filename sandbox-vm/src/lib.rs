@@ -5,6 +5,8 @@ mod cache;
 pub mod agent;
 pub mod backend;
 pub mod channel;
+#[cfg(all(feature = "testing", unix))]
+pub mod conformance;
 pub mod disk;
 #[cfg(all(feature = "guest", target_os = "linux"))]
 pub mod guest;

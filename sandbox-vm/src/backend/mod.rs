@@ -1,4 +1,6 @@
 //! The only list of backends.
 
+#[cfg(all(feature = "testing", target_os = "linux"))]
+pub mod plain;
 #[cfg(target_os = "linux")]
 pub mod qemu;

@@ -12,7 +12,7 @@
 //! streams is in [`protocol`].
 //!
 //! A peer can open at most [`MAX_STREAMS`] streams at once, and so make this side hold at most that many
-//! windows; more ends the connection, as anything does that breaks the framing.
+//! windows; more are refused. What breaks the framing ends the connection.
 
 mod mux;
 pub mod protocol;

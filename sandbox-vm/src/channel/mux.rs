@@ -17,6 +17,10 @@ use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt, TokioAsyncReadCompat
 /// A command with its three streams takes four.
 pub const MAX_STREAMS: usize = 1024;
 
+/// How many streams that the guest opened may wait for the host to take them. More are reset: whoever
+/// never takes any holds this many windows and no more.
+const HOST_QUEUE: usize = 256;
+
 /// The largest piece that one write puts on the wire. Larger pieces mean fewer frames for the emulated
 /// guest to handle; smaller ones mean less waiting behind another stream's data.
 const SPLIT_SEND: usize = 64 * 1024;
@@ -41,7 +45,16 @@ pub enum Side {
 #[derive(Debug, Clone)]
 pub struct Channel {
     commands: mpsc::Sender<Command>,
-    ended: watch::Receiver<bool>,
+    ended: watch::Receiver<Option<Ending>>,
+}
+
+/// How a connection ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    /// One side closed it, or went away.
+    Closed,
+    /// What the peer sent was no framing.
+    Broken,
 }
 
 /// The streams that the other side opens.
@@ -79,8 +92,12 @@ impl Channel {
         let buffered = BufStream::with_capacity(WRITE_BUFFER, WRITE_BUFFER, stream);
         let connection = yamux::Connection::new(buffered.compat(), config, mode);
         let (commands, command_queue) = mpsc::channel(64);
-        let (incoming, streams) = mpsc::channel(64);
-        let (ended_sender, ended) = watch::channel(false);
+        // The guest trusts its host, which may open all of its streams at once; the host does not trust.
+        let (incoming, streams) = mpsc::channel(match side {
+            Side::Host => HOST_QUEUE,
+            Side::Guest => MAX_STREAMS,
+        });
+        let (ended_sender, ended) = watch::channel(None);
         let driver = Driver {
             connection,
             commands: command_queue,
@@ -88,9 +105,9 @@ impl Channel {
             opening: None,
         };
         tokio::spawn(async move {
-            driver.run().await;
+            let ending = driver.run().await;
             // Nobody has to be listening.
-            let _ = ended_sender.send(true);
+            let _ = ended_sender.send(Some(ending));
         });
         (Self { commands, ended }, Incoming { streams })
     }
@@ -122,12 +139,17 @@ impl Channel {
     pub async fn ended(&self) {
         let mut ended = self.ended.clone();
         // An error says that the driver is gone, which is the same thing.
-        drop(ended.wait_for(|ended| *ended).await);
+        drop(ended.wait_for(Option::is_some).await);
+    }
+
+    /// Tells whether the connection ended because what the peer sent was no framing.
+    pub fn was_broken_by_peer(&self) -> bool {
+        *self.ended.borrow() == Some(Ending::Broken)
     }
 
     /// Tells whether the connection has ended.
     pub fn has_ended(&self) -> bool {
-        *self.ended.borrow() || self.ended.has_changed().is_err()
+        self.ended.borrow().is_some() || self.ended.has_changed().is_err()
     }
 }
 
@@ -147,19 +169,20 @@ struct Driver {
 }
 
 impl Driver {
-    async fn run(mut self) {
-        poll_fn(|context| self.poll(context)).await;
+    async fn run(mut self) -> Ending {
+        let ending = poll_fn(|context| self.poll(context)).await;
         // Ends it in order when it was asked to, at once when it has failed already.
         drop(poll_fn(|context| self.connection.poll_close(context)).await);
+        ending
     }
 
     /// Runs until the connection ends or its close is asked for.
-    fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Ending> {
         loop {
             if self.opening.is_none() {
                 match self.commands.poll_recv(context) {
                     Poll::Ready(Some(Command::Open(reply))) => self.opening = Some(reply),
-                    Poll::Ready(Some(Command::Close)) => return Poll::Ready(()),
+                    Poll::Ready(Some(Command::Close)) => return Poll::Ready(Ending::Closed),
                     // Without handles the connection still serves its streams.
                     Poll::Ready(None) | Poll::Pending => {}
                 }
@@ -182,12 +205,22 @@ impl Driver {
                 }
                 Poll::Ready(Some(Err(error))) => {
                     tracing::debug!(%error, "channel failed");
-                    return Poll::Ready(());
+                    return Poll::Ready(ending(&error));
                 }
-                Poll::Ready(None) => return Poll::Ready(()),
+                Poll::Ready(None) => return Poll::Ready(Ending::Closed),
                 Poll::Pending => return Poll::Pending,
             }
         }
+    }
+}
+
+fn ending(error: &yamux::ConnectionError) -> Ending {
+    match error {
+        yamux::ConnectionError::Decode(yamux::FrameDecodeError::Io(_)) => Ending::Closed,
+        yamux::ConnectionError::Decode(_) | yamux::ConnectionError::InvalidWindowUpdate => {
+            Ending::Broken
+        }
+        _ => Ending::Closed,
     }
 }
 
@@ -316,11 +349,29 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn the_guest_takes_as_many_streams_at_once_as_there_can_be() {
+        let ((host, _keep), (_guest, mut from_host)) = pair();
+        let mut opened = Vec::new();
+        for number in 0..200u8 {
+            let mut stream = host.open().await.unwrap();
+            stream.write_all(&[number]).await.unwrap();
+            opened.push(stream);
+        }
+        let mut served = Vec::new();
+        for number in 0..200u8 {
+            let mut stream = from_host.next().await.unwrap();
+            assert_eq!(stream.read_u8().await.unwrap(), number);
+            served.push(stream);
+        }
+    }
+
+    #[tokio::test]
     async fn junk_from_the_peer_ends_the_channel() {
         let (host, mut peer) = tokio::io::duplex(1024);
         let (channel, mut incoming) = Channel::start(Box::new(host), Side::Host);
         peer.write_all(&[0xff; 64]).await.unwrap();
         channel.ended().await;
+        assert!(channel.was_broken_by_peer());
         assert!(incoming.next().await.is_none());
         let error = channel.open().await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);

@@ -285,10 +285,12 @@ pub enum FileRequest {
         /// Absolute path.
         path: Vec<u8>,
     },
-    /// Writes a file, old or new, never torn; its bytes follow the request, then a second reply.
+    /// Writes a file, old or new, never torn; exactly `size` bytes follow the request, then a second reply.
     Write {
         /// Absolute path; missing parents are made.
         path: Vec<u8>,
+        /// How many bytes follow. With fewer the file stays as it was: the host went away.
+        size: u64,
         /// Permission bits.
         mode: u32,
         /// The user to own it, as in [`Exec::user`].

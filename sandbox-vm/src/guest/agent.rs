@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use sandbox_base::BoxStream;
 use sandbox_base::frame::{read_message, write_message};
+use tokio::io::AsyncWriteExt;
 use tokio::sync::oneshot;
 
 use super::process::Reaper;
@@ -69,7 +70,8 @@ impl Agent {
         })))
     }
 
-    /// Serves one session with the host until its stream ends.
+    /// Serves one session with the host until its stream ends. A plain process then kills everything
+    /// that it has started: nothing else would.
     pub async fn serve(&self, stream: BoxStream) {
         let (channel, mut incoming) = Channel::start(stream, Side::Guest);
         self.0.session.replace(Some(channel));
@@ -83,6 +85,9 @@ impl Agent {
         }
         self.0.session.replace(None);
         lock(&self.0.waiting).clear();
+        if self.0.role == Role::PlainProcess {
+            self.0.reaper.end_everything().await;
+        }
     }
 }
 
@@ -101,6 +106,10 @@ impl Shared {
                 exec,
                 stream: which,
             } => {
+                // Tells the host that the stream is taken. The multiplexer does so only with a first
+                // word, a command may never say one, and past 256 unanswered streams it opens no more.
+                stream.write(&[]).await?;
+                stream.flush().await?;
                 self.deliver((exec, which), stream).await;
                 Ok(())
             }
@@ -108,9 +117,11 @@ impl Shared {
             Open::Service(name) => self.serve_named(&name, stream).await,
             Open::Power => {
                 let done: Reply<()> = Ok(());
-                tokio::task::spawn_blocking(rustix::fs::sync).await?;
+                if self.role == Role::FirstProcess {
+                    tokio::task::spawn_blocking(rustix::fs::sync).await?;
+                }
                 write_message(&mut stream, &done, MAX_MESSAGE).await?;
-                Err(self.end())
+                self.end().await
             }
         }
     }
@@ -145,16 +156,15 @@ impl Shared {
         Ok(())
     }
 
-    /// Ends the machine, or in tests the process.
-    fn end(&self) -> io::Error {
-        match self.role {
-            Role::FirstProcess => super::init::power_off(),
-            Role::PlainProcess => {
-                self.session.replace(None);
-                self.reaper.kill_everything();
-                io::Error::other("powered off")
-            }
+    /// Ends the machine, or in tests the session and with it the process.
+    async fn end(&self) -> io::Result<()> {
+        if self.role == Role::FirstProcess {
+            return Err(super::init::power_off());
         }
+        if let Some(channel) = self.session.current() {
+            channel.close().await;
+        }
+        Ok(())
     }
 
     pub(crate) fn settings(&self) -> Arc<setup::Settings> {

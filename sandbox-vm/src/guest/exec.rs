@@ -160,7 +160,8 @@ impl Running {
     }
 }
 
-/// Sends a signal to the command's process group, by number, so that real-time signals work too.
+/// Sends a signal to the command's process group. Real-time signals belong to the C library of whoever
+/// sends and receives them, and are passed over.
 fn signal_group(leader: Pid, number: i32) {
     let Some(signal) = Signal::from_named_raw(number) else {
         return;

@@ -25,13 +25,21 @@ pub(crate) async fn answer(
     request: FileRequest,
     mut stream: Stream,
 ) -> io::Result<()> {
+    if let Some(failure) = relative(&request) {
+        return refuse(stream, failure).await;
+    }
     match request {
         FileRequest::Read { path } => send(stream, open(&to_path(&path))).await,
         FileRequest::Pack { path } => pack(stream, to_path(&path)).await,
-        FileRequest::Write { path, mode, user } => {
+        FileRequest::Write {
+            path,
+            size,
+            mode,
+            user,
+        } => {
             let path = to_path(&path);
             let begun = begin_write(&path, mode, user.as_deref());
-            receive(stream, begun, |staged, bytes| staged.take(bytes)).await
+            receive(stream, begun, move |staged, bytes| staged.take(bytes, size)).await
         }
         FileRequest::Unpack { path, user } => {
             let begun = begin_unpack(&to_path(&path), user.as_deref());
@@ -44,11 +52,23 @@ pub(crate) async fn answer(
     }
 }
 
+/// The agent's working directory is its own business: a relative path means nothing to the host.
+fn relative(request: &FileRequest) -> Option<Failure> {
+    let (FileRequest::Read { path }
+    | FileRequest::Pack { path }
+    | FileRequest::Write { path, .. }
+    | FileRequest::Unpack { path, .. }) = request;
+    let message = || format!("{}: not an absolute path", to_path(path).display());
+    (!path.starts_with(b"/")).then(|| Failure::new(FailureKind::Invalid, message()))
+}
+
 fn to_path(bytes: &[u8]) -> PathBuf {
     PathBuf::from(OsStr::from_bytes(bytes))
 }
 
-fn open(path: &Path) -> Reply<(fs::File, u64)> {
+/// Opens a regular file and tells its size, where that means something: files of `/proc` have contents
+/// and no size.
+fn open(path: &Path) -> Reply<(fs::File, Option<u64>)> {
     let about = |error: &io::Error| Failure::io(path.display(), error);
     // A FIFO without a writer would hold the reader up for ever.
     let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
@@ -62,19 +82,19 @@ fn open(path: &Path) -> Reply<(fs::File, u64)> {
         let message = format!("{} is not a regular file", path.display());
         return Err(Failure::new(FailureKind::Invalid, message));
     }
-    Ok((file, meta.len()))
+    Ok((file, Some(meta.len()).filter(|size| *size > 0)))
 }
 
-async fn send(mut stream: Stream, opened: Reply<(fs::File, u64)>) -> io::Result<()> {
+async fn send(mut stream: Stream, opened: Reply<(fs::File, Option<u64>)>) -> io::Result<()> {
     let (file, size) = match opened {
         Ok(opened) => opened,
         Err(failure) => return refuse(stream, failure).await,
     };
-    let reply: Reply<FileReply> = Ok(FileReply { size: Some(size) });
+    let reply: Reply<FileReply> = Ok(FileReply { size });
     write_message(&mut stream, &reply, MAX_MESSAGE).await?;
     let mut bridge = SyncIoBridge::new(stream);
     let mut stream = tokio::task::spawn_blocking(move || {
-        copy(&mut file.take(size), &mut bridge)?;
+        copy(&mut file.take(size.unwrap_or(u64::MAX)), &mut bridge)?;
         io::Result::Ok(bridge.into_inner())
     })
     .await??;
@@ -186,9 +206,15 @@ fn begin_write(path: &Path, mode: u32, user: Option<&str>) -> Reply<Staged> {
 }
 
 impl Staged {
-    fn take(mut self, bytes: &mut dyn Read) -> Reply<u64> {
-        let size = io::copy(bytes, &mut self.file);
-        let done = size.and_then(|size| fs::rename(&self.temporary, &self.target).map(|()| size));
+    /// A stream that was reset reads as ended: only the size tells whole contents from a part.
+    fn take(mut self, bytes: &mut dyn Read, size: u64) -> Reply<u64> {
+        let done = io::copy(bytes, &mut self.file).and_then(|came| {
+            if came != size {
+                let message = format!("{came} of {size} bytes came");
+                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, message));
+            }
+            fs::rename(&self.temporary, &self.target).map(|()| size)
+        });
         done.map_err(|error| {
             drop(fs::remove_file(&self.temporary));
             Failure::io(self.target.display(), &error)

@@ -20,6 +20,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use rustix::process::{Pid, Resource, Rlimit, Signal, WaitOptions, WaitStatus};
 use rustix::thread::{Gid, Uid};
@@ -27,6 +28,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
 use crate::users::User;
+
+/// How long a plain process takes at most to kill what it has started.
+const END_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What a child is to be.
 #[derive(Debug)]
@@ -91,15 +95,21 @@ impl Reaper {
         Ok(Child { pid, status })
     }
 
-    /// Kills every process group that still has a leader of ours.
-    pub(crate) fn kill_everything(&self) {
-        let pids: Vec<i32> = {
-            let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-            waiting.keys().copied().collect()
-        };
-        for pid in pids.into_iter().filter_map(Pid::from_raw) {
-            // It may have ended meanwhile.
-            let _ = rustix::process::kill_process_group(pid, Signal::KILL);
+    /// Kills all children until there are none, which takes their descendants along: orphans become
+    /// children of this process. For agents that are not the first process of anything.
+    pub(crate) async fn end_everything(&self) {
+        let deadline = tokio::time::Instant::now() + END_PATIENCE;
+        while tokio::time::Instant::now() < deadline {
+            let children = children();
+            if children.is_empty() {
+                return;
+            }
+            for pid in children {
+                // It may have ended meanwhile; nobody else reaps, so its number is still its own.
+                let _ = rustix::process::kill_process(pid, Signal::KILL);
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+            self.reap();
         }
     }
 
@@ -113,6 +123,21 @@ impl Reaper {
             }
         }
     }
+}
+
+/// Lists the children of all threads of this process (`man 5 proc`, "children").
+fn children() -> Vec<Pid> {
+    let threads = std::fs::read_dir("/proc/self/task").into_iter().flatten();
+    let lists = threads
+        .flatten()
+        .filter_map(|thread| std::fs::read_to_string(thread.path().join("children")).ok());
+    lists
+        .flat_map(|list| {
+            let numbers = list.split_whitespace().map(str::parse);
+            numbers.flatten().collect::<Vec<i32>>()
+        })
+        .filter_map(Pid::from_raw)
+        .collect()
 }
 
 fn command(wanted: Spawn) -> io::Result<Command> {

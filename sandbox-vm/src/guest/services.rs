@@ -109,7 +109,7 @@ impl Session {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = channel;
     }
 
-    fn current(&self) -> Option<Channel> {
+    pub(crate) fn current(&self) -> Option<Channel> {
         self.0
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

@@ -3,9 +3,12 @@
 #![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
 #![allow(clippy::print_stdout, reason = "a skipped check says why")]
 
+#[cfg(all(feature = "testing", target_os = "linux"))]
+mod conformance;
 mod disk;
 mod erofs;
 mod image;
 mod kernel;
 mod machine;
 mod oci;
+mod support;

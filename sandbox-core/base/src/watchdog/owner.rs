@@ -99,6 +99,11 @@ impl Watchdog {
         }
     }
 
+    /// Tells whether the watchdog is gone, with its child.
+    pub fn is_gone(&self) -> bool {
+        self.end.borrow().is_some()
+    }
+
     /// Ends the child and waits until it is gone and its files are removed. Idempotent; goes on when
     /// the future is dropped.
     pub async fn end(&self) -> Event {

@@ -20,6 +20,9 @@ use super::{Event, IN_ORDER, Job, MAX_JOB};
 /// How much of the child's output is kept.
 const OUTPUT_TAIL: usize = 16 << 10;
 
+/// How much a pipe holds (`man 7 pipe`).
+const PIPE_SIZE: usize = 64 << 10;
+
 /// Runs a watchdog: reads its job from standard input and returns when the child is gone and its files
 /// are removed. To be called first thing in the helper binary, while it has one thread.
 ///
@@ -158,13 +161,15 @@ struct Tail {
 }
 
 impl Tail {
-    /// Reads what is there, without waiting, and keeps the last of it.
+    /// Reads what is there, without waiting, and keeps the last of it. At most a pipe full at a time:
+    /// a child that writes without end must not keep the watchdog from hearing its owner.
     fn read(&mut self) {
         let mut buffer = [0; 4096];
-        while let Some(pipe) = &self.pipe {
+        for _ in 0..PIPE_SIZE / buffer.len() {
+            let Some(pipe) = &self.pipe else { return };
             match rustix::io::read(pipe, &mut buffer) {
                 Ok(count @ 1..) => self.kept.extend(&buffer[..count]),
-                Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => break,
+                Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => return,
                 Ok(_) | Err(_) => self.pipe = None,
             }
             let excess = self.kept.len().saturating_sub(OUTPUT_TAIL);

@@ -1,6 +1,7 @@
 //! What an embedder can set.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::Progress;
 use crate::kernel::Kernel;
@@ -19,6 +20,9 @@ pub struct QemuConfig {
     pub kernel: Option<Kernel>,
     /// Whether software may emulate the processor where KVM boots no guest.
     pub acceleration: AccelerationPolicy,
+    /// How long QEMU may take from its start to its two connections; 20 seconds by default. The guest's
+    /// own boot has a patience of its own.
+    pub start_patience: Duration,
     /// Told about what takes long.
     pub progress: Progress,
 }
@@ -45,6 +49,7 @@ impl QemuConfig {
             program: format!("qemu-system-{}", std::env::consts::ARCH).into(),
             kernel: None,
             acceleration: AccelerationPolicy::default(),
+            start_patience: Duration::from_secs(20),
             progress: Progress::silent(),
         }
     }
@@ -67,6 +72,13 @@ impl QemuConfig {
     #[must_use]
     pub fn with_acceleration(mut self, policy: AccelerationPolicy) -> Self {
         self.acceleration = policy;
+        self
+    }
+
+    /// Replaces the time that QEMU may take to connect.
+    #[must_use]
+    pub fn with_start_patience(mut self, patience: Duration) -> Self {
+        self.start_patience = patience;
         self
     }
 

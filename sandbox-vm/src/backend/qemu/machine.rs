@@ -19,8 +19,7 @@ use super::qmp::Qmp;
 use crate::Error;
 use crate::hypervisor::{Isolation, Machine, MachineEnd, MachineFacts, MachineSpec};
 
-/// How long QEMU may take from its start to its two connections.
-const START_PATIENCE: Duration = Duration::from_secs(20);
+const OPERATION: &str = "start QEMU";
 
 /// How long QEMU may take to obey before it is killed.
 const QUIT_PATIENCE: Duration = Duration::from_millis(500);
@@ -29,6 +28,7 @@ const QUIT_PATIENCE: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub(super) struct QemuMachine {
     facts: MachineFacts,
+    folder: PathBuf,
     watchdog: Watchdog,
     qmp: Mutex<Option<Qmp>>,
     channel: Mutex<Option<UnixStream>>,
@@ -55,7 +55,6 @@ async fn start_in(
     launch: &Launch<'_>,
     spec: &MachineSpec,
 ) -> Result<QemuMachine, Error> {
-    const OPERATION: &str = "start QEMU";
     let (agent, qmp) = (folder.join("agent.sock"), folder.join("qmp.sock"));
     let agent_listener = listen(&agent)?;
     let qmp_listener = listen(&qmp)?;
@@ -76,16 +75,15 @@ async fn start_in(
         io::Result::Ok((channel, qmp, version))
     };
     let (channel, qmp_control, version) = tokio::select! {
-        connected = tokio::time::timeout(START_PATIENCE, connected) => match connected {
+        connected = tokio::time::timeout(config.start_patience, connected) => match connected {
             Ok(Ok(connected)) => connected,
-            // It ended while it was being greeted; its log says why.
-            Ok(Err(_)) => return Err(died(OPERATION, &watchdog.end().await)),
-            Err(_) => {
-                let detail = format!("it did not connect within {} s", START_PATIENCE.as_secs());
-                return Err(Error::new(ErrorKind::TimedOut, OPERATION).with_detail(detail));
+            // Ended here and not by the drop: who tries again in the same folder must find it gone.
+            failed => {
+                let end = watchdog.end().await;
+                return Err(did_not_connect(failed.ok().and_then(Result::err), config, &end));
             }
         },
-        event = watchdog.ended() => return Err(died(OPERATION, &event)),
+        event = watchdog.ended() => return Err(died(&event)),
     };
     for socket in [&agent, &qmp] {
         drop(fs::remove_file(socket));
@@ -98,6 +96,7 @@ async fn start_in(
             acceleration: launch.acceleration,
             pid: Some(watchdog.pid()),
         },
+        folder: folder.to_owned(),
         watchdog,
         qmp: Mutex::new(Some(qmp_control)),
         channel: Mutex::new(Some(channel)),
@@ -133,7 +132,18 @@ impl Machine for QemuMachine {
             Event::Ended { left, .. } if !left.is_empty() => {
                 Err(Error::new(ErrorKind::Io, "remove a machine").with_detail(left.join(", ")))
             }
-            _ => Ok(()),
+            _ => remove_rest(&self.folder),
+        }
+    }
+}
+
+impl Drop for QemuMachine {
+    fn drop(&mut self) {
+        // A living watchdog does it, once its pipe closes.
+        if self.watchdog.is_gone()
+            && let Err(error) = remove_rest(&self.folder)
+        {
+            tracing::warn!(%error, "a dropped machine left something behind");
         }
     }
 }
@@ -163,8 +173,35 @@ fn end_of(event: &Event) -> MachineEnd {
     }
 }
 
-fn died(operation: &str, event: &Event) -> Error {
-    Error::new(ErrorKind::Io, operation).with_detail(end_of(event).to_string())
+fn died(event: &Event) -> Error {
+    Error::new(ErrorKind::Io, OPERATION).with_detail(end_of(event).to_string())
+}
+
+/// Says why QEMU was given up: what its connection answered, or nothing when time ran out.
+fn did_not_connect(answer: Option<io::Error>, config: &QemuConfig, end: &Event) -> Error {
+    let console = end_of(end).last_lines();
+    match answer {
+        Some(error) if error.kind() == io::ErrorKind::InvalidData => {
+            Error::io(OPERATION, error).with_detail("what it said is not QEMU's control protocol")
+        }
+        // It ended while it was being greeted; its log says why.
+        Some(_) => died(end),
+        None => Error::new(ErrorKind::TimedOut, OPERATION).with_detail(format!(
+            "it did not connect within {} s; it said: {console}",
+            config.start_patience.as_secs_f32()
+        )),
+    }
+}
+
+/// Removes what a watchdog leaves that was killed itself. Otherwise there is nothing.
+fn remove_rest(folder: &Path) -> Result<(), Error> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io(
+            format!("remove the folder {}", folder.display()),
+            error,
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// Makes the machine's folder, for its owner alone.

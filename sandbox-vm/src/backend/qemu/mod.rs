@@ -40,7 +40,7 @@ use tokio::sync::OnceCell;
 
 use crate::Error;
 use crate::hypervisor::{
-    Acceleration, Availability, Capabilities, Hypervisor, Isolation, Machine, MachineSpec,
+    Acceleration, Availability, Capabilities, Disk, Hypervisor, Isolation, Machine, MachineSpec,
 };
 use crate::kernel::{Kernel, initrd};
 
@@ -191,11 +191,21 @@ fn check(spec: &MachineSpec) -> Result<(), Error> {
         );
         return Err(invalid(detail));
     }
-    for disk in &spec.disks {
-        std::fs::metadata(&disk.path)
-            .map_err(|error| Error::io(format!("use the disk {}", disk.path.display()), error))?;
+    spec.disks.iter().try_for_each(check_disk)
+}
+
+/// Opens a disk as QEMU will: its own message would name neither the reason's kind nor what to do.
+fn check_disk(disk: &Disk) -> Result<(), Error> {
+    let operation = || format!("use the disk {}", disk.path.display());
+    let failed = |error| Error::io(operation(), error);
+    let kind = std::fs::metadata(&disk.path).map_err(failed)?.file_type();
+    if !kind.is_file() && !std::os::unix::fs::FileTypeExt::is_block_device(&kind) {
+        return Err(Error::new(ErrorKind::Invalid, operation())
+            .with_detail("it is neither a file nor a block device"));
     }
-    Ok(())
+    let mut options = std::fs::OpenOptions::new();
+    options.read(true).write(!disk.read_only);
+    options.open(&disk.path).map(drop).map_err(failed)
 }
 
 fn warn_once_of_emulation() {
