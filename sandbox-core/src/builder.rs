@@ -1,24 +1,31 @@
 //! How a sandbox is made.
 
-use std::sync::Arc;
+use std::path::{Component, Path};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use sandbox_base::{Dirs, Error, ErrorKind};
 use sandbox_net::policy::RuleSet;
 use sandbox_vm::image::Image;
-use sandbox_vm::{Hypervisor, Progress};
+use sandbox_vm::{Hypervisor, Progress, disk};
 
 use crate::host::{default_dirs, default_hypervisor};
 use crate::lifecycle::Lifetime;
 use crate::owner::Owner;
 use crate::sandbox::{Link, Sandbox, blocking, launch};
 use crate::spec::{ImageSource, Limits, Spec, Tmpfs, Workspace};
-use crate::state::Store;
+use crate::state::{Store, check_name};
 use crate::{control, helper};
 
 /// How long a guest may take from the start of its hypervisor to its first word, unless said otherwise:
 /// ten times what it takes under emulation on a busy machine.
 const BOOT_PATIENCE: Duration = Duration::from_secs(40);
+
+/// The most virtual processors.
+const MAX_CPUS: u32 = 64;
+
+/// The least memory that the guest's kernel boots with.
+const MIN_MEMORY_MIB: u32 = 128;
 
 /// A sandbox to be. Every setting has a default; [`SandboxBuilder::create`] makes it.
 #[derive(Debug)]
@@ -184,7 +191,8 @@ impl SandboxBuilder {
         let owner = Owner::new(owned, hypervisor, dirs, self.progress);
         // Dropping the owner on the way out removes what was made.
         owner.start().await?;
-        control::serve(&owner).await?;
+        // This process does not go when the machine does: its answers need no waiting for.
+        drop(control::serve(&owner).await?);
         Ok(Sandbox {
             name,
             store,
@@ -204,20 +212,55 @@ impl SandboxBuilder {
                     .with_detail("a hypervisor given as an object cannot be written down"),
             );
         }
-        drop(take_name(&store, &name, Lifetime::Detached, spec).await?);
-        match launch(&store, &name).await {
-            Ok(remote) => {
-                let link = Link::Other(tokio::sync::Mutex::new(Some(remote)));
-                Ok(Sandbox { name, store, link })
+        let remote = launch(&store, &name, Some(spec)).await?;
+        let link = Link::Other(Mutex::new(Some(remote)));
+        Ok(Sandbox { name, store, link })
+    }
+
+    /// Checks what needs no look at the host.
+    fn check(&self) -> Result<(), String> {
+        if let Some(name) = &self.name {
+            check_name(name).map_err(|error| error.to_string())?;
+        }
+        for (name, value) in &self.env {
+            if name.is_empty() || name.contains(['=', '\0']) {
+                return Err(format!("{name:?} is no name of a variable"));
             }
-            Err(error) => {
-                let removed = blocking(move || store.adopt(&name)?.remove()).await;
-                if let Err(left) = removed {
-                    tracing::warn!(error = %left, "a failed creation left something behind");
-                }
-                Err(error)
+            if value.contains('\0') {
+                return Err(format!("the value of {name} has a NUL in it"));
             }
         }
+        for tmpfs in &self.tmpfs {
+            if !is_place(&tmpfs.target) {
+                let path = tmpfs.target.display();
+                return Err(format!("{path} is no absolute path below the root"));
+            }
+            if tmpfs.size_mib == 0 {
+                // For the kernel that would mean: without a limit.
+                return Err(format!("{} has no room", tmpfs.target.display()));
+            }
+        }
+        let Limits {
+            cpus,
+            memory_mib,
+            disk_mib,
+            ..
+        } = self.limits;
+        if !(1..=MAX_CPUS).contains(&cpus) {
+            return Err(format!("{cpus} processors; 1 to {MAX_CPUS} are possible"));
+        }
+        if memory_mib < MIN_MEMORY_MIB {
+            return Err(format!(
+                "{memory_mib} MiB of memory; the kernel needs at least {MIN_MEMORY_MIB}"
+            ));
+        }
+        let (least, most) = (disk::MIN_BYTES >> 20, disk::MAX_BYTES >> 20);
+        if !self.read_only_root && !(least..=most).contains(&u64::from(disk_mib)) {
+            return Err(format!(
+                "a disk of {disk_mib} MiB; {least} to {most} are possible"
+            ));
+        }
+        Ok(())
     }
 
     /// Checks the settings and writes them down.
@@ -230,19 +273,19 @@ impl SandboxBuilder {
         for workspace in &self.workspaces {
             workspaces.push(resolve(workspace)?);
         }
-        for (name, _) in &self.env {
-            if name.is_empty() || name.contains(['=', '\0']) {
-                return Err(invalid(format!("{name:?} is no name of a variable")));
-            }
-        }
-        for tmpfs in &self.tmpfs {
-            if !tmpfs.target.has_root() {
+        for (index, workspace) in workspaces.iter().enumerate() {
+            let nested = |other: &Workspace| {
+                let (one, other) = (&workspace.guest, &other.guest);
+                one.starts_with(other) || other.starts_with(one)
+            };
+            if workspaces[..index].iter().any(nested) {
+                let path = workspace.guest.display();
                 return Err(invalid(format!(
-                    "{} is not absolute",
-                    tmpfs.target.display()
+                    "{path} lies in another workspace, or one in it"
                 )));
             }
         }
+        self.check().map_err(invalid)?;
         Ok(Spec {
             image,
             workspaces,
@@ -255,6 +298,13 @@ impl SandboxBuilder {
             boot_patience: self.boot_patience,
         })
     }
+}
+
+/// Tells whether a path inside is absolute, below the root, and says where it leads.
+fn is_place(path: &Path) -> bool {
+    path.has_root()
+        && path.parent().is_some()
+        && !path.components().any(|part| part == Component::ParentDir)
 }
 
 /// Finds a workspace's folder and makes both of its paths absolute.
@@ -274,7 +324,7 @@ fn resolve(workspace: &Workspace) -> Result<Workspace, Error> {
         resolved.guest.clone_from(&host);
     }
     resolved.host = host;
-    if resolved.guest.has_root() && resolved.guest.parent().is_some() {
+    if is_place(&resolved.guest) {
         return Ok(resolved);
     }
     let detail = format!(

@@ -437,6 +437,7 @@ impl Child {
         let (sender, mut controls) = mpsc::channel::<ExecControl>(16);
         let (told, ended) = watch::channel(None);
         (self.control, self.end) = (Some(sender), ended);
+        let kill_on_drop = self.kill_on_drop;
         tokio::spawn(async move {
             let end = end.wait();
             tokio::pin!(end);
@@ -446,7 +447,13 @@ impl Child {
                     exit = &mut end => break exit,
                     control = controls.recv(), if listening => match control {
                         Some(control) => controller.tell(control).await,
-                        None => listening = false,
+                        // The child was dropped, after all that it was told before.
+                        None => {
+                            listening = false;
+                            if kill_on_drop {
+                                controller.tell(ExecControl::Kill).await;
+                            }
+                        }
                     },
                 }
             };
@@ -463,16 +470,6 @@ impl Child {
                 .map_err(|error| (error.kind(), error.detail().unwrap_or_default().to_owned()));
             told.send_replace(Some(ended));
         });
-    }
-}
-
-impl Drop for Child {
-    fn drop(&mut self) {
-        if let (true, Some(control)) = (self.kill_on_drop, &self.control) {
-            // A full queue has room again before the command can have read it all; a closed one means
-            // that it has ended.
-            let _ = control.try_send(ExecControl::Kill);
-        }
     }
 }
 

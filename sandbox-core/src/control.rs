@@ -12,6 +12,7 @@
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use sandbox_base::frame::{read_message, write_message};
@@ -21,6 +22,7 @@ use sandbox_vm::Agent;
 use sandbox_vm::agent::StreamOpener;
 use sandbox_vm::channel::{Channel, Incoming, Side, Stream};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use tokio::sync::mpsc;
 
 use crate::description::Description;
 use crate::owner::{Defaults, Owner};
@@ -28,6 +30,12 @@ use crate::workspace::SyncReport;
 
 /// The longest message, in bytes: a report can name many paths.
 const MAX_MESSAGE: usize = 64 << 20;
+
+/// How long an answer that is on its way may take.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// How long to wait before listening again where that failed.
+const BREATH: Duration = Duration::from_millis(100);
 
 /// First message of a stream.
 #[derive(Debug, Serialize, Deserialize)]
@@ -88,40 +96,67 @@ impl From<Refusal> for Error {
 
 /// Begins to serve an owner's socket.
 #[cfg(unix)]
-pub(crate) async fn serve(owner: &Arc<Owner>) -> Result<(), Error> {
+pub(crate) async fn serve(owner: &Arc<Owner>) -> Result<Answers, Error> {
     let path = owner.socket().await?;
     drop(std::fs::remove_file(&path));
     let listener = tokio::net::UnixListener::bind(&path)
         .map_err(|error| Error::io(format!("listen on {}", path.display()), error))?;
     let weak = Arc::downgrade(owner);
+    let (open, answers) = mpsc::channel(1);
     let task = tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            let (_channel, incoming) = Channel::start(Box::new(stream), Side::Guest);
-            tokio::spawn(converse(weak.clone(), incoming));
+        loop {
+            match listener.accept().await {
+                Ok((stream, _)) => {
+                    let (_channel, incoming) = Channel::start(Box::new(stream), Side::Guest);
+                    tokio::spawn(converse(weak.clone(), incoming, open.clone()));
+                }
+                // This process has no descriptor to spare at the moment.
+                Err(error) => {
+                    tracing::warn!(%error, "a client of the sandbox was not heard");
+                    tokio::time::sleep(BREATH).await;
+                }
+            }
         }
     });
     owner.keep(task.abort_handle());
-    Ok(())
+    Ok(Answers(answers))
+}
+
+/// The answers that are on their way.
+#[derive(Debug)]
+pub(crate) struct Answers(mpsc::Receiver<()>);
+
+impl Answers {
+    /// Waits until all have arrived. To be called once no more are to come: the owner has been dropped.
+    pub(crate) async fn arrived(mut self) {
+        while self.0.recv().await.is_some() {}
+    }
 }
 
 #[cfg(not(unix))]
-pub(crate) async fn serve(_owner: &Arc<Owner>) -> Result<(), Error> {
+pub(crate) async fn serve(_owner: &Arc<Owner>) -> Result<Answers, Error> {
     Err(Error::new(ErrorKind::Unsupported, "serve other processes")
         .with_detail("this system has no Unix sockets that the sandbox could use"))
 }
 
-async fn converse(owner: Weak<Owner>, mut incoming: Incoming) {
+async fn converse(owner: Weak<Owner>, mut incoming: Incoming, open: mpsc::Sender<()>) {
+    // Weak: an idle client is not waited for.
+    let open = open.downgrade();
     while let Some(stream) = incoming.next().await {
-        let owner = owner.clone();
+        let (owner, open) = (owner.clone(), open.upgrade());
         tokio::spawn(async move {
-            if let Err(error) = answer(owner, stream).await {
+            if let Err(error) = answer(owner, stream, open).await {
                 tracing::debug!(%error, "a control stream ended early");
             }
         });
     }
 }
 
-async fn answer(owner: Weak<Owner>, mut stream: Stream) -> io::Result<()> {
+async fn answer(
+    owner: Weak<Owner>,
+    mut stream: Stream,
+    pending: Option<mpsc::Sender<()>>,
+) -> io::Result<()> {
     let open = read_message(&mut stream, MAX_MESSAGE).await?;
     let Some(owner) = owner.upgrade() else {
         return Ok(());
@@ -129,27 +164,37 @@ async fn answer(owner: Weak<Owner>, mut stream: Stream) -> io::Result<()> {
     match open {
         Open::Guest => {
             let guest = async { owner.running()?.agent.raw().await }.await;
-            drop(owner);
+            drop((owner, pending));
             let mut guest = guest.map_err(|error| io::Error::other(error.to_string()))?;
             tokio::io::copy_bidirectional(&mut stream, &mut guest).await?;
             Ok(())
         }
         Open::Call(call) => {
-            let answer: Answer = obey(&owner, call).await.map_err(Refusal::from);
+            let answer: Answer = obey(owner, call).await.map_err(Refusal::from);
             write_message(&mut stream, &answer, MAX_MESSAGE).await?;
-            tokio::io::AsyncWriteExt::shutdown(&mut stream).await
+            tokio::io::AsyncWriteExt::shutdown(&mut stream).await?;
+            // The asker drops the stream once it has read: until then this process stays.
+            let mut byte = [0];
+            let read = tokio::io::AsyncReadExt::read(&mut stream, &mut byte);
+            drop(tokio::time::timeout(FAREWELL, read).await);
+            Ok(())
         }
     }
 }
 
-async fn obey(owner: &Arc<Owner>, call: Call) -> Result<String, Error> {
+/// Takes the owner: an answer on its way must not keep alive what it says is gone.
+async fn obey(owner: Arc<Owner>, call: Call) -> Result<String, Error> {
     match call {
-        Call::Describe => json(&owner.describe().await?),
+        Call::Describe => json(&owner.describe()?),
         Call::Defaults => json(&*owner.running()?.defaults),
-        Call::Flush => json(&owner.flush().await?),
+        Call::Flush => {
+            let workspaces = owner.running()?.workspaces;
+            drop(owner);
+            json(&workspaces.flush().await?)
+        }
         Call::Stop => json(&owner.stop().await?),
         Call::Remove => json(&owner.remove().await?),
-        Call::Network => json(&owner.network().await?),
+        Call::Network => json(&owner.network()?),
         Call::SetNetwork(policy) => json(&owner.set_network(from_json(&policy)?).await?),
     }
 }

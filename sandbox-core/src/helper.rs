@@ -32,7 +32,9 @@ pub(crate) fn path(cache: &Path) -> Result<PathBuf, Error> {
     let mut program = Vec::new();
     std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(compressed), &mut program)
         .map_err(io)?;
-    let fresh = folder.join(format!(".{}", std::process::id()));
+    // Two threads of one process may be here at once.
+    let random = u128::from_be_bytes(sandbox_vm::agent::new_exec_id()?.0);
+    let fresh = folder.join(format!(".{random:032x}"));
     fs::write(&fresh, &program).map_err(io)?;
     make_executable(&fresh).map_err(io)?;
     fs::rename(&fresh, &path).map_err(io)?;
@@ -43,4 +45,20 @@ fn make_executable(path: &Path) -> std::io::Result<()> {
     #[cfg(unix)]
     fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
     fs::File::open(path)?.sync_all()
+}
+
+#[cfg(all(test, sandbox_helper))]
+mod tests {
+    #[test]
+    fn many_threads_find_it_at_once() {
+        let cache = tempfile::tempdir().unwrap();
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..4)
+                .map(|_| scope.spawn(|| super::path(cache.path())))
+                .collect();
+            for thread in threads {
+                assert!(thread.join().unwrap().unwrap().is_file());
+            }
+        });
+    }
 }

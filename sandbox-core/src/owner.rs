@@ -5,6 +5,7 @@
 //! machine: its watchdog's pipe closes, and everything goes.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -20,12 +21,16 @@ use tokio::task::AbortHandle;
 use crate::description::Description;
 use crate::lifecycle::{Lifetime, Move, State};
 use crate::network;
+use crate::sandbox::blocking;
 use crate::spec::Spec;
-use crate::state::Owned;
+use crate::state::{Owned, Record};
 use crate::workspace::{SyncReport, Workspaces};
 
 /// How long a guest may take to flush its disks and power off.
 const POWER_OFF_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long a dropped handle may wait for another process that looks the folders over.
+const DROP_PATIENCE: Duration = Duration::from_secs(2);
 
 /// The longest file of users that is read from a guest, in bytes.
 const MAX_PASSWD: u64 = 1 << 20;
@@ -39,8 +44,12 @@ pub(crate) struct Owner {
     pub(crate) proxy: Proxy,
     /// Held while something is done to the sandbox; empty once it is removed.
     owned: tokio::sync::Mutex<Option<Owned>>,
+    /// What the record said last, for those who do not want to wait.
+    seen: Mutex<Option<Record>>,
     running: watch::Sender<Option<Running>>,
     tasks: Mutex<Vec<AbortHandle>>,
+    /// Whether it is removed with this value, whatever its lifetime.
+    fleeting: AtomicBool,
 }
 
 /// What there is while the machine runs.
@@ -69,18 +78,23 @@ impl Owner {
     ) -> Arc<Self> {
         let log = owned.folder.join("events.jsonl");
         let (proxy, logging) = network::proxy(&owned.record.spec.network, log);
+        let seen = Mutex::new(Some(owned.record.clone()));
         Arc::new(Self {
             hypervisor,
             dirs,
             progress,
             proxy,
             owned: tokio::sync::Mutex::new(Some(owned)),
+            seen,
             running: watch::Sender::new(None),
             tasks: Mutex::new(vec![logging]),
+            fleeting: AtomicBool::new(false),
         })
     }
 
     /// Starts the machine and opens the workspaces. On failure nothing runs, and the disk is as it was.
+    ///
+    /// Dropping the future ends what was started, without waiting.
     pub(crate) async fn start(self: &Arc<Self>) -> Result<(), Error> {
         let mut guard = self.owned.lock().await;
         let owned = guard.as_mut().ok_or_else(removed)?;
@@ -88,25 +102,48 @@ impl Owner {
             let next = owned.record.state.after(Move::Start).ok_or_else(|| {
                 Error::new(ErrorKind::Conflict, "start the sandbox").with_detail("it runs")
             })?;
-            owned.enter(next)?;
+            self.enter(owned, next)?;
         }
-        match self.boot(owned).await {
+        let started = match self.boot(owned).await {
             Ok(running) => {
-                let next = owned
-                    .record
-                    .state
-                    .after(Move::Booted)
-                    .unwrap_or(State::Running);
-                owned.enter(next)?;
+                let next = owned.record.state.after(Move::Booted);
+                self.enter(owned, next.unwrap_or(State::Running))
+                    .map(|()| running)
+            }
+            Err(error) => Err(error),
+        };
+        match started {
+            Ok(running) => {
                 self.watch_machine(&running, owned.record.spec.limits.run_time);
                 self.running.send_replace(Some(running));
                 Ok(())
             }
             Err(error) => {
-                owned.enter(State::Stopped)?;
+                self.enter(owned, State::Stopped)?;
                 Err(error)
             }
         }
+    }
+
+    /// Says whether a detached sandbox, too, is removed when this value is dropped: while it is created.
+    pub(crate) fn set_fleeting(&self, fleeting: bool) {
+        self.fleeting.store(fleeting, Ordering::Relaxed);
+    }
+
+    fn enter(&self, owned: &mut Owned, state: State) -> Result<(), Error> {
+        owned.enter(state)?;
+        self.show(Some(&owned.record));
+        Ok(())
+    }
+
+    fn show(&self, record: Option<&Record>) {
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = record.cloned();
+    }
+
+    /// Returns what the record said last, without waiting for what is being done.
+    fn record(&self) -> Result<Record, Error> {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.clone().ok_or_else(removed)
     }
 
     async fn boot(&self, owned: &Owned) -> Result<Running, Error> {
@@ -205,27 +242,32 @@ impl Owner {
         self.running.send_replace(None);
         if let Some(owned) = guard.as_mut()
             && let Some(next) = owned.record.state.after(Move::Ended)
-            && let Err(error) = owned.enter(next)
+            && let Err(error) = self.enter(owned, next)
         {
             tracing::warn!(%error, "the end of a machine is not written down");
         }
     }
 
     /// Brings what was changed inside to the host, powers the guest off and ends the machine. The disk
-    /// is kept. Idempotent.
-    pub(crate) async fn stop(&self) -> Result<(), Error> {
-        let mut guard = self.owned.lock().await;
-        self.end_machine().await?;
-        let Some(owned) = guard.as_mut() else {
-            return Ok(());
-        };
-        match owned.record.state.after(Move::Ended) {
-            Some(next) => owned.enter(next),
-            None => Ok(()),
-        }
+    /// is kept. Idempotent; goes on when the future is dropped.
+    pub(crate) async fn stop(self: &Arc<Self>) -> Result<(), Error> {
+        let owner = self.clone();
+        to_its_end(async move {
+            let mut guard = owner.owned.lock().await;
+            let ended = owner.end_machine().await;
+            match guard.as_mut() {
+                Some(owned) => match owned.record.state.after(Move::Ended) {
+                    Some(next) => owner.enter(owned, next).and(ended),
+                    None => ended,
+                },
+                None => ended,
+            }
+        })
+        .await
     }
 
     async fn end_machine(&self) -> Result<(), Error> {
+        // New commands are refused from here on; those that run end with the guest.
         let Some(running) = self.running.send_replace(None) else {
             return Ok(());
         };
@@ -242,37 +284,37 @@ impl Owner {
         running.machine.kill().await
     }
 
-    /// Ends the machine at once and removes everything. Idempotent.
-    pub(crate) async fn remove(&self) -> Result<(), Error> {
-        let mut guard = self.owned.lock().await;
-        if let Some(running) = self.running.send_replace(None) {
-            running.machine.kill().await?;
-        }
-        match guard.take() {
-            Some(owned) => owned.remove(),
-            None => Ok(()),
-        }
+    /// Ends the machine at once and removes everything. Idempotent; goes on when the future is dropped.
+    pub(crate) async fn remove(self: &Arc<Self>) -> Result<(), Error> {
+        let owner = self.clone();
+        to_its_end(async move {
+            let mut guard = owner.owned.lock().await;
+            let killed = match owner.running.send_replace(None) {
+                Some(running) => running.machine.kill().await,
+                None => Ok(()),
+            };
+            let Some(owned) = guard.take() else {
+                return killed;
+            };
+            owner.show(None);
+            // Also after a machine that left something: what can be removed is.
+            blocking(move || owned.remove()).await.and(killed)
+        })
+        .await
     }
 
     /// Replaces the egress policy, now and for later starts.
     pub(crate) async fn set_network(&self, policy: RuleSet) -> Result<(), Error> {
         let mut guard = self.owned.lock().await;
         let owned = guard.as_mut().ok_or_else(removed)?;
-        owned.record.spec.network = policy.clone();
-        owned.save()?;
+        owned.change(|record| record.spec.network = policy.clone())?;
+        self.show(Some(&owned.record));
         self.proxy.set_policy(Arc::new(policy));
         Ok(())
     }
 
-    pub(crate) async fn network(&self) -> Result<RuleSet, Error> {
-        let guard = self.owned.lock().await;
-        Ok(guard
-            .as_ref()
-            .ok_or_else(removed)?
-            .record
-            .spec
-            .network
-            .clone())
+    pub(crate) fn network(&self) -> Result<RuleSet, Error> {
+        Ok(self.record()?.spec.network)
     }
 
     /// Returns what there is while the machine runs.
@@ -285,20 +327,22 @@ impl Owner {
 
     /// Brings both sides of every workspace into agreement.
     pub(crate) async fn flush(&self) -> Result<Vec<SyncReport>, Error> {
-        self.running()?.workspaces.flush().await
+        // Not the machine: what waits here must not keep it alive.
+        let workspaces = self.running()?.workspaces;
+        workspaces.flush().await
     }
 
-    /// Waits until there is no machine (any more). Cancel safe.
+    /// Waits until there is no machine (any more) and what ended it is done. Cancel safe.
     pub(crate) async fn stopped(&self) {
         let mut running = self.running.subscribe();
         // The sender lives as long as `self`.
         drop(running.wait_for(Option::is_none).await);
+        // Whoever ends the machine holds this until everything is written down or removed.
+        drop(self.owned.lock().await);
     }
 
-    pub(crate) async fn describe(&self) -> Result<Description, Error> {
-        let guard = self.owned.lock().await;
-        let owned = guard.as_ref().ok_or_else(removed)?;
-        let mut description = Description::of(&owned.record);
+    pub(crate) fn describe(&self) -> Result<Description, Error> {
+        let mut description = Description::of(&self.record()?);
         if let Some(running) = self.running.borrow().as_ref() {
             description.add_machine(running.machine.facts());
         }
@@ -311,10 +355,9 @@ impl Owner {
     }
 
     pub(crate) fn keep(&self, task: AbortHandle) {
-        self.tasks
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(task);
+        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        tasks.retain(|task| !task.is_finished());
+        tasks.push(task);
     }
 }
 
@@ -328,15 +371,25 @@ impl Drop for Owner {
         {
             task.abort();
         }
-        // The machine goes first, with its watchdog's pipe.
+        // The machine goes first, by its watchdog; what it still has open can be removed meanwhile.
         self.running.send_replace(None);
+        let fleeting = *self.fleeting.get_mut();
         if let Some(owned) = self.owned.get_mut().take()
-            && owned.record.lifetime == Lifetime::Attached
-            && let Err(error) = owned.remove()
+            && (fleeting || owned.record.lifetime == Lifetime::Attached)
+            && let Err(error) = owned.remove_within(DROP_PATIENCE)
         {
             tracing::warn!(%error, "a dropped sandbox left something behind");
         }
     }
+}
+
+/// Runs work to its end, also when the future is dropped.
+pub(crate) async fn to_its_end<T: Send + 'static>(
+    work: impl Future<Output = Result<T, Error>> + Send + 'static,
+) -> Result<T, Error> {
+    tokio::spawn(work)
+        .await
+        .map_err(|error| Error::new(ErrorKind::Io, "finish").with_source(error))?
 }
 
 fn machine_spec(owned: &Owned, image: &RootImage, disk: PathBuf) -> MachineSpec {
@@ -350,7 +403,7 @@ fn machine_spec(owned: &Owned, image: &RootImage, disk: PathBuf) -> MachineSpec 
     }
     machine.setup = setup(owned, image);
     machine.remove_when_orphaned = match owned.record.lifetime {
-        Lifetime::Attached => vec![owned.runtime.clone(), owned.folder.clone()],
+        Lifetime::Attached => vec![owned.folder.clone(), owned.runtime.clone()],
         Lifetime::Detached => vec![owned.runtime.clone()],
     };
     machine

@@ -1,7 +1,8 @@
 //! The sandbox, as a harness holds it.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use sandbox_base::{Dirs, Error, ErrorKind};
 use sandbox_net::{event::Subscription, policy::RuleSet};
@@ -15,13 +16,17 @@ use crate::copy;
 use crate::description::Description;
 use crate::host::default_dirs;
 use crate::lifecycle::{Lifetime, State};
-use crate::owner::{Defaults, Owner};
-use crate::state::Store;
+use crate::owner::{Defaults, Owner, to_its_end};
+use crate::spec::Spec;
+use crate::state::{Record, Store};
 use crate::workspace::SyncReport;
 use crate::{helper, supervisor};
 
 /// The longest file that [`Sandbox::read`] takes into memory, in bytes.
 pub const MAX_READ: u64 = 1 << 30;
+
+/// How long an owner that is about to go, or to answer a question, may take.
+const OWNER_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A machine of one's own, with its workspaces, its egress and its files.
 ///
@@ -42,8 +47,8 @@ pub struct Sandbox {
 pub(crate) enum Link {
     /// This process owns it.
     Own(Arc<Owner>),
-    /// Another process owns it, or nobody while it is stopped.
-    Other(tokio::sync::Mutex<Option<Remote>>),
+    /// Another process owns it, or nobody while it is stopped. Never held while something is waited for.
+    Other(Mutex<Option<Remote>>),
 }
 
 impl Sandbox {
@@ -69,15 +74,11 @@ impl Sandbox {
     /// `NotFound` when there is none of that name.
     pub async fn connect_in(dirs: Dirs, name: impl Into<String>) -> Result<Self, Error> {
         let (name, store) = (name.into(), Store::new(dirs));
-        let found = find(&store, &name).await?;
-        let remote = match found.owned {
-            true => Some(Remote::connect(&store.control_socket(&found.record)).await?),
-            false => None,
-        };
+        let remote = reach(&store, &name).await?.1;
         Ok(Self {
             name,
             store,
-            link: Link::Other(tokio::sync::Mutex::new(remote)),
+            link: Link::Other(Mutex::new(remote)),
         })
     }
 
@@ -96,12 +97,12 @@ impl Sandbox {
         for found in listed {
             let mut description = Description::of(&found.record);
             if found.owned {
-                // An owner that ends at this moment is described by its record.
+                // An owner that ends at this moment, or hangs, is described by its record.
                 let asked = async {
                     let remote = Remote::connect(&store.control_socket(&found.record)).await?;
                     remote.describe().await
                 };
-                if let Ok(told) = asked.await {
+                if let Ok(Ok(told)) = tokio::time::timeout(OWNER_PATIENCE, asked).await {
                     description = told;
                 }
             }
@@ -122,12 +123,10 @@ impl Sandbox {
     /// `NotFound` when it has been removed.
     pub async fn describe(&self) -> Result<Description, Error> {
         match &self.link {
-            Link::Own(owner) => owner.describe().await,
-            Link::Other(remote) => match live(&mut *remote.lock().await) {
-                Some(remote) => remote.describe().await,
-                None => Ok(Description::of(
-                    &find(&self.store, &self.name).await?.record,
-                )),
+            Link::Own(owner) => owner.describe(),
+            Link::Other(_) => match self.remote().await? {
+                (_, Some(remote)) => remote.describe().await,
+                (record, None) => Ok(Description::of(&record)),
             },
         }
     }
@@ -202,7 +201,7 @@ impl Sandbox {
     pub async fn sync(&self) -> Result<Vec<SyncReport>, Error> {
         match &self.link {
             Link::Own(owner) => owner.flush().await,
-            Link::Other(_) => self.remote().await?.flush().await,
+            Link::Other(_) => self.runner().await?.flush().await,
         }
     }
 
@@ -213,10 +212,10 @@ impl Sandbox {
     /// `NotFound` when it has been removed.
     pub async fn network(&self) -> Result<RuleSet, Error> {
         match &self.link {
-            Link::Own(owner) => owner.network().await,
-            Link::Other(remote) => match live(&mut *remote.lock().await) {
-                Some(remote) => remote.network().await,
-                None => Ok(find(&self.store, &self.name).await?.record.spec.network),
+            Link::Own(owner) => owner.network(),
+            Link::Other(_) => match self.remote().await? {
+                (_, Some(remote)) => remote.network().await,
+                (record, None) => Ok(record.spec.network),
             },
         }
     }
@@ -230,14 +229,13 @@ impl Sandbox {
     pub async fn set_network(&self, policy: RuleSet) -> Result<(), Error> {
         match &self.link {
             Link::Own(owner) => owner.set_network(policy).await,
-            Link::Other(remote) => match live(&mut *remote.lock().await) {
-                Some(remote) => remote.set_network(&policy).await,
-                None => {
+            Link::Other(_) => match self.remote().await? {
+                (_, Some(remote)) => remote.set_network(&policy).await,
+                (_, None) => {
                     let (store, name) = (self.store.clone(), self.name.clone());
                     blocking(move || {
                         let mut owned = store.adopt(&name)?;
-                        owned.record.spec.network = policy;
-                        owned.save()
+                        owned.change(|record| record.spec.network = policy)
                     })
                     .await
                 }
@@ -268,37 +266,44 @@ impl Sandbox {
     pub async fn stop(&self) -> Result<(), Error> {
         match &self.link {
             Link::Own(owner) => owner.stop().await,
-            Link::Other(remote) => {
-                let mut remote = remote.lock().await;
-                let Some(owner) = live(&mut remote) else {
+            Link::Other(_) => {
+                let (record, remote) = self.remote().await?;
+                let Some(remote) = remote else {
                     return Ok(());
                 };
-                owner.stop().await?;
-                if self.describe_record().await?.lifetime == Lifetime::Detached {
-                    // The supervisor goes with its machine, and with it the lock.
-                    owner.ended().await;
-                    *remote = None;
+                remote.stop().await?;
+                if record.lifetime == Lifetime::Detached {
+                    gone(&remote).await?;
                 }
                 Ok(())
             }
         }
     }
 
-    /// Starts a stopped sandbox again, from its disk.
+    /// Starts a stopped sandbox again, from its disk. An attached one's start goes on when the future is
+    /// dropped; a detached one's is given up then.
     ///
     /// # Errors
     ///
     /// `Conflict` when it runs; those of [`SandboxBuilder::create`].
     pub async fn start(&self) -> Result<(), Error> {
         match &self.link {
-            Link::Own(owner) => owner.start().await,
-            Link::Other(remote) => {
-                let mut remote = remote.lock().await;
-                if live(&mut remote).is_some() {
-                    return Err(Error::new(ErrorKind::Conflict, "start the sandbox")
-                        .with_detail("it has an owner, which must start it"));
+            Link::Own(owner) => {
+                let owner = owner.clone();
+                to_its_end(async move { owner.start().await }).await
+            }
+            Link::Other(link) => {
+                if let (record, Some(remote)) = self.remote().await? {
+                    let about_to_go = record.lifetime == Lifetime::Detached
+                        && !remote.describe().await?.state.is_running();
+                    if !about_to_go {
+                        return Err(Error::new(ErrorKind::Conflict, "start the sandbox")
+                            .with_detail("it runs, or its owner must start it"));
+                    }
+                    gone(&remote).await?;
                 }
-                *remote = Some(launch(&self.store, &self.name).await?);
+                let remote = launch(&self.store, &self.name, None).await?;
+                keep(link, Some(remote));
                 Ok(())
             }
         }
@@ -313,9 +318,13 @@ impl Sandbox {
     pub async fn remove(self) -> Result<(), Error> {
         match self.link {
             Link::Own(owner) => owner.remove().await,
-            Link::Other(remote) => {
-                if let Some(owner) = live(&mut *remote.lock().await) {
-                    owner.remove().await?;
+            Link::Other(_) => {
+                let (record, remote) = self.remote().await?;
+                if let Some(remote) = remote {
+                    remote.remove().await?;
+                    if record.lifetime == Lifetime::Detached {
+                        gone(&remote).await?;
+                    }
                     return Ok(());
                 }
                 let (store, name) = (self.store, self.name);
@@ -327,57 +336,95 @@ impl Sandbox {
     pub(crate) async fn agent(&self) -> Result<Agent, Error> {
         match &self.link {
             Link::Own(owner) => Ok(owner.running()?.agent),
-            Link::Other(_) => Ok(self.remote().await?.agent()),
+            Link::Other(_) => Ok(self.runner().await?.agent()),
         }
     }
 
     pub(crate) async fn defaults(&self) -> Result<Defaults, Error> {
         match &self.link {
             Link::Own(owner) => Ok((*owner.running()?.defaults).clone()),
-            Link::Other(_) => self.remote().await?.defaults().await,
+            Link::Other(_) => self.runner().await?.defaults().await,
         }
     }
 
     pub(crate) fn flusher(&self) -> Flusher {
         match &self.link {
             Link::Own(owner) => Flusher(FlusherLink::Own(Arc::downgrade(owner))),
-            Link::Other(remote) => {
-                let remote = remote.try_lock().ok().and_then(|remote| remote.clone());
-                Flusher(FlusherLink::Other(remote))
-            }
+            Link::Other(link) => Flusher(FlusherLink::Other(kept(link))),
         }
     }
 
-    async fn remote(&self) -> Result<Remote, Error> {
-        let Link::Other(remote) = &self.link else {
+    /// Returns its record and, while a process owns it, the connection to that.
+    async fn remote(&self) -> Result<(Record, Option<Remote>), Error> {
+        let Link::Other(link) = &self.link else {
             return Err(Error::new(ErrorKind::Conflict, "reach the sandbox's owner"));
         };
-        let mut remote = remote.lock().await;
-        live(&mut remote).cloned().ok_or_else(|| {
+        let Some(remote) = kept(link) else {
+            let (record, remote) = reach(&self.store, &self.name).await?;
+            keep(link, remote.clone());
+            return Ok((record, remote));
+        };
+        Ok((find(&self.store, &self.name).await?.record, Some(remote)))
+    }
+
+    /// Returns the connection to its owner, without which nothing runs.
+    async fn runner(&self) -> Result<Remote, Error> {
+        if let Link::Other(link) = &self.link
+            && let Some(remote) = kept(link)
+        {
+            return Ok(remote);
+        }
+        self.remote().await?.1.ok_or_else(|| {
             Error::new(ErrorKind::Disconnected, "use the sandbox")
                 .with_detail("it is not running; start it first")
         })
     }
+}
 
-    async fn describe_record(&self) -> Result<Description, Error> {
-        Ok(Description::of(
-            &find(&self.store, &self.name).await?.record,
-        ))
+/// Returns the owner that was reached before, unless it is gone.
+fn kept(link: &Mutex<Option<Remote>>) -> Option<Remote> {
+    let link = link.lock().unwrap_or_else(PoisonError::into_inner);
+    link.clone().filter(|remote| !remote.has_ended())
+}
+
+fn keep(link: &Mutex<Option<Remote>>, remote: Option<Remote>) {
+    *link.lock().unwrap_or_else(PoisonError::into_inner) = remote;
+}
+
+/// Waits until a supervisor that has nothing left to do is gone, and with it the lock.
+async fn gone(remote: &Remote) -> Result<(), Error> {
+    tokio::time::timeout(OWNER_PATIENCE, remote.ended())
+        .await
+        .map_err(|_| Error::new(ErrorKind::TimedOut, "wait for the supervisor's end"))
+}
+
+/// Finds a sandbox and connects to its owner, when it has one.
+async fn reach(store: &Store, name: &str) -> Result<(Record, Option<Remote>), Error> {
+    let found = find(store, name).await?;
+    if !found.owned {
+        return Ok((found.record, None));
+    }
+    match Remote::connect(&store.control_socket(&found.record)).await {
+        Ok(remote) => Ok((found.record, Some(remote))),
+        // Its owner went in order while it was being reached.
+        Err(_) if found.going => Ok((found.record, None)),
+        Err(error) if found.record.state == State::Creating => {
+            Err(Error::new(ErrorKind::Conflict, "reach the sandbox's owner")
+                .with_detail("the sandbox is still being started")
+                .with_source(error))
+        }
+        Err(error) => Err(error),
     }
 }
 
-/// Forgets an owner that is gone.
-fn live(remote: &mut Option<Remote>) -> Option<&Remote> {
-    if remote.as_ref().is_some_and(Remote::has_ended) {
-        *remote = None;
-    }
-    remote.as_ref()
-}
-
-/// Runs the supervisor of a sandbox without an owner, and connects to it.
-pub(crate) async fn launch(store: &Store, name: &str) -> Result<Remote, Error> {
+/// Runs the supervisor of a sandbox without an owner, or of one to create, and connects to it.
+pub(crate) async fn launch(
+    store: &Store,
+    name: &str,
+    create: Option<Spec>,
+) -> Result<Remote, Error> {
     let helper = helper::path(&store.dirs.cache)?;
-    supervisor::launch(&helper, &store.dirs, name).await?;
+    supervisor::launch(&helper, &store.dirs, name, create).await?;
     let found = find(store, name).await?;
     Remote::connect(&store.control_socket(&found.record)).await
 }
@@ -410,7 +457,12 @@ impl Flusher {
     pub(crate) async fn flush(&self) -> Result<(), Error> {
         match &self.0 {
             FlusherLink::Own(owner) => match owner.upgrade() {
-                Some(owner) => owner.flush().await.map(drop),
+                Some(owner) => {
+                    let workspaces = owner.running()?.workspaces;
+                    // A look that takes long must not keep a dropped sandbox alive.
+                    drop(owner);
+                    workspaces.flush().await.map(drop)
+                }
                 None => Ok(()),
             },
             FlusherLink::Other(Some(remote)) => remote.flush().await.map(drop),

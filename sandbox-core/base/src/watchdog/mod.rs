@@ -19,14 +19,21 @@
 //! | watchdog | by the kernel | by the owner |
 //! | both at once | by the kernel | by the next process that looks |
 //!
+//! What an orphaned watchdog removes it claims for as long as it lives ([`claim`]): whoever finds a dead
+//! owner's files can tell whether somebody is at work on them, and nobody makes new ones under their names
+//! before the old ones are gone.
+//!
 //! Nothing of the job is on a command line, where every user of the host could read it.
 
 mod owner;
 mod run;
 
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+
+use crate::lock::FileLock;
 
 pub use owner::Watchdog;
 pub use run::run;
@@ -40,6 +47,20 @@ const IN_ORDER: &[u8] = b"done\n";
 /// The longest job, in bytes of JSON.
 const MAX_JOB: usize = 1 << 20;
 
+/// The lock that says that a watchdog lives.
+const CLAIM: &str = "watchdog.lock";
+
+/// Takes a watchdog's claim to a folder, so that no watchdog can begin or be at work there: the folder is
+/// the last of what its job names for removal after a dead owner. `None` while one lives.
+///
+/// # Errors
+///
+/// `NotFound` when there is no such folder, and then no watchdog that could begin; else what the file
+/// system answers.
+pub fn claim(folder: &Path) -> io::Result<Option<FileLock>> {
+    FileLock::try_acquire(&folder.join(CLAIM))
+}
+
 /// What a watchdog is to do.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[non_exhaustive]
@@ -48,7 +69,7 @@ pub struct Job {
     pub argv: Vec<String>,
     /// Files and folders to remove once the child is gone.
     pub remove: Vec<PathBuf>,
-    /// Files and folders to remove only when the owner went without a word.
+    /// Files and folders to remove only when the owner went without a word; the last one is claimed.
     pub remove_when_orphaned: Vec<PathBuf>,
 }
 
@@ -69,7 +90,8 @@ impl Job {
         self
     }
 
-    /// Adds files and folders to remove only when the owner went without a word.
+    /// Adds files and folders to remove, in this order, only when the owner went without a word. The last
+    /// one is a folder, which the watchdog claims ([`claim`]): without it the child is not started.
     #[must_use]
     pub fn with_removal_when_orphaned(mut self, paths: impl IntoIterator<Item = PathBuf>) -> Self {
         self.remove_when_orphaned.extend(paths);

@@ -1,12 +1,13 @@
 //! The owner's side of a watchdog.
 
-use std::io;
+use std::io::{self, PipeWriter, Write as _};
 use std::path::Path;
 use std::process::Stdio;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::process::{ChildStdin, Command};
+use tokio::process::Command;
 use tokio::sync::watch;
 
 use super::{Event, IN_ORDER, Job, VERB};
@@ -17,10 +18,11 @@ const START_PATIENCE: Duration = Duration::from_secs(20);
 /// The longest line that a watchdog says, in bytes.
 const MAX_LINE: u64 = 256 << 10;
 
-/// A running watchdog with its child. Dropping it ends both without waiting, as an owner's death does.
+/// A running watchdog with its child. Dropping it ends both in order, without waiting: whoever drops it is
+/// alive, and removes what is its own itself.
 #[derive(Debug)]
 pub struct Watchdog {
-    pipe: tokio::sync::Mutex<Option<ChildStdin>>,
+    pipe: Mutex<Option<Pipe>>,
     pid: u32,
     end: watch::Receiver<Option<Event>>,
 }
@@ -44,11 +46,12 @@ impl Watchdog {
             .process_group(0)
             .spawn()
             .map_err(|error| about(helper, &error))?;
-        let mut pipe = watchdog.stdin.take().ok_or(io::ErrorKind::BrokenPipe)?;
+        let mut stdin = watchdog.stdin.take().ok_or(io::ErrorKind::BrokenPipe)?;
         let stdout = watchdog.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?;
         let mut line = serde_json::to_vec(job).map_err(io::Error::other)?;
         line.push(b'\n');
-        pipe.write_all(&line).await?;
+        stdin.write_all(&line).await?;
+        let pipe = Pipe(stdin.into_owned_fd()?.into());
         let mut events = BufReader::new(stdout);
         let first = tokio::time::timeout(START_PATIENCE, next(&mut events)).await;
         let pid = match first.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?? {
@@ -71,7 +74,7 @@ impl Watchdog {
             sender.send_replace(Some(last));
         });
         Ok(Self {
-            pipe: tokio::sync::Mutex::new(Some(pipe)),
+            pipe: Mutex::new(Some(pipe)),
             pid,
             end,
         })
@@ -107,11 +110,25 @@ impl Watchdog {
     /// Ends the child and waits until it is gone and its files are removed. Idempotent; goes on when
     /// the future is dropped.
     pub async fn end(&self) -> Event {
-        if let Some(mut pipe) = self.pipe.lock().await.take() {
-            // A watchdog that is gone has nothing to be told.
-            drop(pipe.write_all(IN_ORDER).await);
-        }
+        drop(
+            self.pipe
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take(),
+        );
         self.ended().await
+    }
+}
+
+/// The pipe that a watchdog listens at. A dropped one says that its owner goes in order; a dead owner's
+/// says nothing.
+#[derive(Debug)]
+struct Pipe(PipeWriter);
+
+impl Drop for Pipe {
+    fn drop(&mut self) {
+        // A few bytes, for which an emptied pipe has room; a watchdog that is gone has nothing to be told.
+        drop(self.0.write_all(IN_ORDER));
     }
 }
 

@@ -16,6 +16,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
 
 use super::{Event, IN_ORDER, Job, MAX_JOB};
+use crate::lock::FileLock;
 
 /// How much of the child's output is kept.
 const OUTPUT_TAIL: usize = 16 << 10;
@@ -35,7 +36,8 @@ pub fn run() -> io::Result<()> {
     let _ = rustix::process::setsid();
     drop(std::env::set_current_dir("/"));
     let job = read_job()?;
-    let (mut child, output) = match start(&job) {
+    // Held until this process ends, which is after the last removal.
+    let (_claim, mut child, output) = match claim_and_start(&job) {
         Ok(started) => started,
         Err(error) => {
             remove_all(&job.remove);
@@ -66,6 +68,18 @@ fn read_job() -> io::Result<Job> {
         .take(MAX_JOB as u64)
         .read_until(b'\n', &mut line)?;
     serde_json::from_slice(&line).map_err(io::Error::other)
+}
+
+fn claim_and_start(job: &Job) -> io::Result<(Option<FileLock>, Child, OwnedFd)> {
+    let claim = match job.remove_when_orphaned.last() {
+        Some(folder) => {
+            let claim = super::claim(folder)?;
+            Some(claim.ok_or_else(|| io::Error::other("another watchdog lives"))?)
+        }
+        None => None,
+    };
+    let (child, output) = start(job)?;
+    Ok((claim, child, output))
 }
 
 /// Starts the child and returns it with the reading end of its output.
@@ -201,6 +215,12 @@ fn hear_owner(pipe: &mut impl Read) -> Owner {
 fn remove_all(paths: &[PathBuf]) -> Vec<String> {
     let mut left = Vec::new();
     for path in paths {
+        // Its name is free at one stroke: nobody looks at half of a folder, or makes a new file in it.
+        let gone = path.with_file_name(format!(".{}", std::process::id()));
+        let path = match fs::rename(path, &gone) {
+            Ok(()) => &gone,
+            Err(_) => path,
+        };
         let removed = match fs::symlink_metadata(path) {
             Ok(meta) if meta.is_dir() => fs::remove_dir_all(path),
             Ok(_) => fs::remove_file(path),
