@@ -19,6 +19,12 @@ use super::qmp::Qmp;
 use crate::Error;
 use crate::hypervisor::{Isolation, Machine, MachineEnd, MachineFacts, MachineSpec};
 
+/// The socket of the guest's virtio-serial port, in the machine's folder.
+pub(super) const AGENT_SOCKET: &str = "agent.sock";
+
+/// The socket of QEMU's control protocol, in the machine's folder.
+pub(super) const QMP_SOCKET: &str = "qmp.sock";
+
 /// How long QEMU may take from its start to its two connections.
 const START_PATIENCE: Duration = Duration::from_secs(20);
 
@@ -56,7 +62,7 @@ async fn start_in(
     spec: &MachineSpec,
 ) -> Result<QemuMachine, Error> {
     const OPERATION: &str = "start QEMU";
-    let (agent, qmp) = (folder.join("agent.sock"), folder.join("qmp.sock"));
+    let (agent, qmp) = (folder.join(AGENT_SOCKET), folder.join(QMP_SOCKET));
     let agent_listener = listen(&agent)?;
     let qmp_listener = listen(&qmp)?;
     let ends = Endpoints {
