@@ -125,7 +125,9 @@ async fn boot_once<T: Hypervisor + ?Sized>(
     let machine = hypervisor.start(spec).await?;
     let greet = async {
         let agent = Agent::connect(machine.connect().await?).await?;
+        tracing::debug!(name = spec.name, "the guest answers");
         agent.setup(&spec.setup).await?;
+        tracing::debug!(name = spec.name, "the guest is prepared");
         Ok(agent)
     };
     let greeted = tokio::select! {

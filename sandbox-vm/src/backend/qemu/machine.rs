@@ -21,6 +21,12 @@ use crate::hypervisor::{Isolation, Machine, MachineEnd, MachineFacts, MachineSpe
 
 const OPERATION: &str = "start QEMU";
 
+/// The socket of the guest's virtio-serial port, in the machine's folder.
+pub(super) const AGENT_SOCKET: &str = "agent.sock";
+
+/// The socket of QEMU's control protocol, in the machine's folder.
+pub(super) const QMP_SOCKET: &str = "qmp.sock";
+
 /// How long QEMU may take to obey before it is killed.
 const QUIT_PATIENCE: Duration = Duration::from_millis(500);
 
@@ -55,7 +61,7 @@ async fn start_in(
     launch: &Launch<'_>,
     spec: &MachineSpec,
 ) -> Result<QemuMachine, Error> {
-    let (agent, qmp) = (folder.join("agent.sock"), folder.join("qmp.sock"));
+    let (agent, qmp) = (folder.join(AGENT_SOCKET), folder.join(QMP_SOCKET));
     let agent_listener = listen(&agent)?;
     let qmp_listener = listen(&qmp)?;
     let ends = Endpoints {

@@ -46,7 +46,7 @@ use crate::kernel::{Kernel, initrd};
 
 pub use config::{AccelerationPolicy, QemuConfig};
 
-use arguments::Launch;
+use arguments::{Endpoints, Launch};
 
 /// The backend's name.
 const NAME: &str = "qemu";
@@ -90,6 +90,24 @@ impl Qemu {
     /// Those of obtaining a kernel.
     pub async fn prepare(&self) -> Result<(), Error> {
         self.boot_files().await.map(drop)
+    }
+
+    /// Returns QEMU's program and arguments for a machine, with its sockets (`agent.sock`, `qmp.sock`, to
+    /// which QEMU connects) in the specification's folder: for tools that compare a machine with a bare
+    /// QEMU, or explain one. Starts nothing.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Hypervisor::start`] but for what only a start finds out.
+    pub async fn command_line(&self, spec: &MachineSpec) -> Result<Vec<String>, Error> {
+        check(spec)?;
+        let acceleration = self.availability().await?.acceleration;
+        let launch = self.launch(acceleration).await?;
+        let ends = Endpoints {
+            agent: &spec.folder.join(machine::AGENT_SOCKET),
+            qmp: &spec.folder.join(machine::QMP_SOCKET),
+        };
+        Ok(arguments::arguments(&launch, spec, ends))
     }
 
     async fn availability(&self) -> Result<&Availability, Error> {
