@@ -41,6 +41,7 @@ mod copy;
 mod description;
 pub mod docs;
 mod helper;
+mod history;
 mod host;
 mod lifecycle;
 mod network;

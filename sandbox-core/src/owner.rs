@@ -19,6 +19,7 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use crate::description::Description;
+use crate::history;
 use crate::lifecycle::{Lifetime, Move, State};
 use crate::network;
 use crate::sandbox::blocking;
@@ -151,8 +152,10 @@ impl Owner {
         let image = ImageStore::new(&self.dirs.cache)
             .prepare(&spec.image.image(), self.progress.clone())
             .await?;
-        let disk = owned.folder.join("disk.ext4");
-        if !spec.read_only_root && !disk.exists() {
+        let disk = owned.disk();
+        let fresh = spec.read_only_root || !disk.exists();
+        history::begin(&owned.folder, fresh)?;
+        if !spec.read_only_root && fresh {
             let bytes = u64::from(spec.limits.disk_mib) << 20;
             disk::create(&self.dirs.cache, bytes, &disk).await?;
         }
@@ -255,21 +258,26 @@ impl Owner {
         to_its_end(async move {
             let mut guard = owner.owned.lock().await;
             let ended = owner.end_machine().await;
-            match guard.as_mut() {
-                Some(owned) => match owned.record.state.after(Move::Ended) {
-                    Some(next) => owner.enter(owned, next).and(ended),
-                    None => ended,
-                },
+            let Some(owned) = guard.as_mut() else {
+                return ended.map(drop);
+            };
+            let ended = match ended {
+                Ok(true) => history::end_in_order(&owned.folder, &owned.disk()),
+                other => other.map(drop),
+            };
+            match owned.record.state.after(Move::Ended) {
+                Some(next) => owner.enter(owned, next).and(ended),
                 None => ended,
             }
         })
         .await
     }
 
-    async fn end_machine(&self) -> Result<(), Error> {
+    /// Ends the machine, if there is one, and tells whether its guest powered off in order.
+    async fn end_machine(&self) -> Result<bool, Error> {
         // New commands are refused from here on; those that run end with the guest.
         let Some(running) = self.running.send_replace(None) else {
-            return Ok(());
+            return Ok(false);
         };
         if let Err(error) = running.workspaces.flush().await {
             tracing::warn!(%error, "the last look at the workspaces failed");
@@ -280,8 +288,9 @@ impl Owner {
             Ok::<(), Error>(())
         };
         // A guest that does not obey is ended all the same.
-        drop(tokio::time::timeout(POWER_OFF_PATIENCE, power_off).await);
-        running.machine.kill().await
+        let powered_off = tokio::time::timeout(POWER_OFF_PATIENCE, power_off).await;
+        running.machine.kill().await?;
+        Ok(matches!(powered_off, Ok(Ok(()))))
     }
 
     /// Ends the machine at once and removes everything. Idempotent; goes on when the future is dropped.

@@ -6,6 +6,7 @@
 //!                                   record.json what the sandbox is made of
 //!                                   disk.ext4   the writable layer of its root
 //!                                   base-N      what workspace N agreed on last
+//!                                   unclean     while a machine runs, or after a crash
 //!                                   events.jsonl what its egress decided
 //!  <runtime>/<id>/                  control.sock, and the machine's own folder
 //! ```
@@ -384,6 +385,11 @@ impl Owned {
     /// Moves to another state and writes it down.
     pub(crate) fn enter(&mut self, state: State) -> Result<(), Error> {
         self.change(|record| record.state = state)
+    }
+
+    /// Returns the writable layer of its root.
+    pub(crate) fn disk(&self) -> PathBuf {
+        self.folder.join("disk.ext4")
     }
 
     pub(crate) fn control_socket(&self) -> PathBuf {

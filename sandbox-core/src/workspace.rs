@@ -8,6 +8,7 @@ use sandbox_sync::{Mode, Options, Report, Session};
 use sandbox_vm::Agent;
 use serde::{Deserialize, Serialize};
 
+use crate::history;
 use crate::spec::Workspace;
 
 /// The agent's service that the sessions speak to.
@@ -85,7 +86,7 @@ impl Workspaces {
             let mut options = Options::default()
                 .with_mode(mode)
                 .with_guest_root(&workspace.guest)
-                .with_base_file(folder.join(format!("base-{index}")));
+                .with_base_file(history::base(folder, index));
             if let Some((user, group)) = owner {
                 options = options.with_guest_owner(user, group);
             }
