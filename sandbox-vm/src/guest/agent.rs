@@ -106,10 +106,7 @@ impl Shared {
                 exec,
                 stream: which,
             } => {
-                // Tells the host that the stream is taken. The multiplexer does so only with a first
-                // word, a command may never say one, and past 256 unanswered streams it opens no more.
-                stream.write(&[]).await?;
-                stream.flush().await?;
+                acknowledge(&mut stream).await?;
                 self.deliver((exec, which), stream).await;
                 Ok(())
             }
@@ -209,6 +206,14 @@ impl Shared {
         lock(&self.waiting).remove(&key);
         waited.map_err(|_| missing())?.map_err(|_| missing())
     }
+}
+
+/// Tells the host that a stream is taken. The multiplexer does so only with the first bytes that are
+/// sent, a command may never send any, and past 256 unanswered streams it opens no more.
+async fn acknowledge(stream: &mut Stream) -> io::Result<()> {
+    let sent = stream.write(&[]).await?;
+    debug_assert_eq!(sent, 0, "a frame without contents");
+    stream.flush().await
 }
 
 /// A poisoned lock still holds sound data: nothing is left half-changed under these.

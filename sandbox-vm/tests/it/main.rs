@@ -4,11 +4,15 @@
 #![allow(clippy::print_stdout, reason = "a skipped check says why")]
 
 #[cfg(all(feature = "testing", target_os = "linux"))]
+mod bad_days;
+#[cfg(all(feature = "testing", target_os = "linux"))]
 mod conformance;
 mod disk;
 mod erofs;
 mod image;
 mod kernel;
+#[cfg(target_os = "linux")]
 mod machine;
 mod oci;
+#[cfg(target_os = "linux")]
 mod support;

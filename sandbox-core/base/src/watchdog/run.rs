@@ -260,3 +260,20 @@ fn keep_descriptors_from_children() {
         let _ = rustix::io::fcntl_setfd(descriptor, rustix::io::FdFlags::CLOEXEC);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn output_without_end_is_read_in_parts() {
+        let endless = fs::File::open("/dev/zero").unwrap();
+        let mut tail = Tail {
+            pipe: Some(endless.into()),
+            kept: b"old".to_vec(),
+        };
+        tail.read();
+        assert_eq!(tail.kept, [0; OUTPUT_TAIL]);
+        assert!(tail.pipe.is_some());
+    }
+}
