@@ -168,7 +168,8 @@ pub struct MachineSpec {
     pub name: String,
     /// A folder that belongs to this machine alone; what is put there is removed with it.
     pub folder: PathBuf,
-    /// Files and folders to remove with the machine when its owner died without a word.
+    /// Files and folders to remove with the machine when its owner died without a word. The last one is
+    /// a folder, which is claimed meanwhile (`sandbox_base::watchdog::claim`).
     pub remove_when_orphaned: Vec<PathBuf>,
     /// Virtual processors.
     pub cpus: u32,

@@ -2,7 +2,7 @@
 //!
 //! One machine is started for all checks, and ended by the last one. Each check has a name, a time limit,
 //! and one of three findings; a check that a backend's declared
-//! [`Capabilities`] leave out is skipped with its reason, never silently.
+//! [`Capabilities`](crate::hypervisor::Capabilities) leave out is skipped with its reason, never silently.
 //!
 //! ```no_run
 //! # async fn f(backend: impl sandbox_vm::Hypervisor, spec: sandbox_vm::hypervisor::MachineSpec) {

@@ -106,7 +106,8 @@ fn be_an_owner(folder: &Path) {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
         for name in ["orphan", "bystander"] {
-            std::fs::write(folder.join(name), b"x").unwrap();
+            std::fs::create_dir(folder.join(name)).unwrap();
+            std::fs::write(folder.join(name).join("file"), b"x").unwrap();
         }
         let mut spec = MachineSpec::new("orphan", folder.join("m"));
         spec.remove_when_orphaned = vec![folder.join("orphan")];
