@@ -22,7 +22,8 @@ use sandbox_vm::Agent;
 use sandbox_vm::agent::StreamOpener;
 use sandbox_vm::channel::{Channel, Incoming, Side, Stream};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 
 use crate::description::Description;
 use crate::owner::{Defaults, Owner};
@@ -104,11 +105,14 @@ pub(crate) async fn serve(owner: &Arc<Owner>) -> Result<Answers, Error> {
     let weak = Arc::downgrade(owner);
     let (open, answers) = mpsc::channel(1);
     let task = tokio::spawn(async move {
+        // Goes with this task, which goes with the owner.
+        let (_serving, served) = watch::channel(());
         loop {
             match listener.accept().await {
                 Ok((stream, _)) => {
-                    let (_channel, incoming) = Channel::start(Box::new(stream), Side::Guest);
-                    tokio::spawn(converse(weak.clone(), incoming, open.clone()));
+                    let connection = Channel::start(Box::new(stream), Side::Guest);
+                    let life = (served.clone(), open.clone());
+                    tokio::spawn(converse(weak.clone(), connection, life));
                 }
                 // This process has no descriptor to spare at the moment.
                 Err(error) => {
@@ -139,17 +143,33 @@ pub(crate) async fn serve(_owner: &Arc<Owner>) -> Result<Answers, Error> {
         .with_detail("this system has no Unix sockets that the sandbox could use"))
 }
 
-async fn converse(owner: Weak<Owner>, mut incoming: Incoming, open: mpsc::Sender<()>) {
-    // Weak: an idle client is not waited for.
-    let open = open.downgrade();
-    while let Some(stream) = incoming.next().await {
-        let (owner, open) = (owner.clone(), open.upgrade());
-        tokio::spawn(async move {
-            if let Err(error) = answer(owner, stream, open).await {
+/// Answers a client until it or the owner is gone. An idle client is not waited for; answers are.
+async fn converse(
+    owner: Weak<Owner>,
+    (channel, mut incoming): (Channel, Incoming),
+    (mut served, open): (watch::Receiver<()>, mpsc::Sender<()>),
+) {
+    let pending = open.downgrade();
+    drop(open);
+    let mut answers = JoinSet::new();
+    loop {
+        let stream = tokio::select! {
+            stream = incoming.next() => stream,
+            _ = served.changed() => None,
+            Some(_) = answers.join_next() => continue,
+        };
+        let Some(stream) = stream else { break };
+        let (owner, pending) = (owner.clone(), pending.upgrade());
+        answers.spawn(async move {
+            if let Err(error) = answer(owner, stream, pending).await {
                 tracing::debug!(%error, "a control stream ended early");
             }
         });
     }
+    // The owner's end is what the last answer may tell of.
+    let told = async { while answers.join_next().await.is_some() {} };
+    drop(tokio::time::timeout(FAREWELL, told).await);
+    channel.close().await;
 }
 
 async fn answer(

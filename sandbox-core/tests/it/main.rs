@@ -2,5 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "these are tests")]
 
+mod attached;
+mod bad_days;
 mod commands;
+mod detached;
+mod network;
 mod place;
+mod rounds;
+mod walls;
+mod workspaces;

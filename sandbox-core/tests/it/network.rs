@@ -1,0 +1,90 @@
+//! Egress end to end: from a program in a real microVM, through the proxy, to a server of this test.
+
+use std::io::{Read, Write};
+use std::net::TcpListener;
+
+use sandbox_core::{NetworkPolicy, Sandbox};
+
+use crate::place::{Place, promptly, sh};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_let_through_but_what_a_rule_names() {
+    let place = Place::new();
+    let port = serve();
+    let sandbox = place.microvm().create().await.unwrap();
+    assert_eq!(sh(&sandbox, "ls /sys/class/net").await, "lo");
+    let mut events = sandbox.network_events().unwrap();
+
+    let denied = get(&sandbox, port).await;
+    assert!(denied.starts_with("403 {"), "{denied}");
+    assert!(denied.contains("\"reason\""), "{denied}");
+    let event = promptly(events.next()).await.unwrap();
+    assert_eq!(event.port, Some(port));
+    assert_eq!(event.verdict, Some(sandbox_core::net::event::Decided::Deny));
+
+    let rule = format!("127.0.0.1/32:{port}");
+    let policy = NetworkPolicy::deny().allow(&rule).unwrap();
+    sandbox.set_network(policy).await.unwrap();
+    assert_eq!(get(&sandbox, port).await, "200 from the host");
+    assert_eq!(sandbox.network().await.unwrap().allowed().len(), 1);
+    let other = get(&sandbox, port.wrapping_add(1)).await;
+    assert!(other.starts_with("403"), "another port: {other}");
+
+    sandbox.set_network(NetworkPolicy::deny()).await.unwrap();
+    assert!(get(&sandbox, port).await.starts_with("403"));
+    let direct = sandbox
+        .command("curl")
+        .args([
+            "-sS",
+            "--max-time",
+            "3",
+            "--noproxy",
+            "*",
+            "http://192.0.2.1/",
+        ])
+        .output()
+        .await
+        .unwrap();
+    assert!(!direct.status.success(), "there is no way around the proxy");
+
+    let log = std::fs::read_to_string(sandbox.network_log()).unwrap();
+    let verdicts: Vec<String> = log
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())
+        .filter(|event| event["kind"] == "decision")
+        .map(|event| event["verdict"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(verdicts[..2], ["deny", "allow"]);
+    assert_eq!(verdicts.iter().filter(|one| *one == "allow").count(), 1);
+    sandbox.remove().await.unwrap();
+}
+
+/// Asks for a page through the proxy and returns the status and the body.
+async fn get(sandbox: &Sandbox, port: u16) -> String {
+    let url = format!("http://127.0.0.1:{port}/");
+    let mut command = sandbox.command("curl");
+    // The guest's own addresses are spared the proxy, for good reason; this one is the host's.
+    command.args(["-sS", "--noproxy", "", "-w", "\n%{http_code}", &url]);
+    let output = command.output().await.unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    let (body, status) = text.rsplit_once('\n').unwrap();
+    format!("{status} {}", body.trim())
+}
+
+/// Serves one sentence to whoever asks, and returns the port.
+fn serve() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut request = [0; 4096];
+            drop(stream.read(&mut request));
+            let body = "from the host";
+            let head = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length";
+            drop(write!(stream, "{head}: {}\r\n\r\n{body}", body.len()));
+        }
+    });
+    port
+}

@@ -1,0 +1,171 @@
+//! Workspaces, copies, and a real project, in one microVM.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
+use std::process::Command;
+
+use sandbox_core::{Sandbox, Workspace};
+
+use crate::place::{Place, eventually, promptly, sh};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_done_on_one_side_is_there_on_the_other() {
+    let place = Place::new();
+    let project = place.project(&[("a", "one\n"), (".git/HEAD", "ref: refs/heads/main\n")]);
+    let given = place.folder.path().join("given");
+    fs::create_dir(&given).unwrap();
+    fs::write(given.join("data"), "original\n").unwrap();
+    let figlet = place.folder.path().join("figlet");
+    fetch_example(&figlet);
+    let sandbox = place
+        .microvm()
+        .workspace(Workspace::sync(&project))
+        .workspace(Workspace::read_only(&given).at("/given"))
+        .workspace(Workspace::sync(&figlet).at("/figlet"))
+        .create()
+        .await
+        .unwrap();
+    changes_cross_while_a_command_runs(&sandbox, &project).await;
+    what_is_read_only_or_runs_unasked_stays_inside(&sandbox, &project, &given).await;
+    copies_come_back_as_they_were(&sandbox, &place).await;
+    a_real_project_is_built_and_tested_inside(&sandbox, &figlet).await;
+    promptly(sandbox.remove()).await.unwrap();
+    assert_eq!(place.leftovers(), [""; 0]);
+}
+
+async fn changes_cross_while_a_command_runs(sandbox: &Sandbox, project: &Path) {
+    // Says a word, waits for an answer, and says one more at its end.
+    let script =
+        "echo hello > word; until [ -e answer ]; do sleep 0.1; done; cat answer; echo end > end";
+    let mut command = sandbox.command("sh");
+    command
+        .args(["-c", script])
+        .stdout(sandbox_core::Stdio::piped());
+    let child = command.spawn().await.unwrap();
+    eventually("the word came out", || fs::read(project.join("word"))).await;
+    fs::write(project.join("answer"), "heard\n").unwrap();
+    let output = promptly(child.wait_with_output()).await.unwrap();
+    assert_eq!(output.stdout, b"heard\n");
+    assert_eq!(fs::read(project.join("end")).unwrap(), b"end\n");
+}
+
+async fn what_is_read_only_or_runs_unasked_stays_inside(
+    sandbox: &Sandbox,
+    project: &Path,
+    given: &Path,
+) {
+    let script = "cat /given/data; echo changed > /given/data; echo new > /given/new;
+        mkdir -p .git/hooks; echo evil > .git/hooks/pre-commit; chmod +x .git/hooks/pre-commit; echo b > b";
+    assert_eq!(sh(sandbox, script).await, "original");
+    let reports = promptly(sandbox.sync()).await.unwrap();
+    assert!(project.join("b").exists(), "the rest came: {reports:?}");
+    assert!(
+        !project.join(".git/hooks/pre-commit").exists(),
+        "{reports:?}"
+    );
+    let held: Vec<&String> = reports.iter().flat_map(|report| &report.held).collect();
+    assert!(
+        held.iter().any(|path| path.contains("hooks")),
+        "{reports:?}"
+    );
+    assert_eq!(fs::read(given.join("data")).unwrap(), b"original\n");
+    assert!(!given.join("new").exists());
+}
+
+async fn copies_come_back_as_they_were(sandbox: &Sandbox, place: &Place) {
+    let from = place.folder.path().join("from");
+    fs::create_dir_all(from.join("empty")).unwrap();
+    fs::create_dir_all(from.join("deep/er")).unwrap();
+    fs::write(from.join("two\nlines"), "x").unwrap();
+    fs::write(from.join("deep/er/tool"), "#!/bin/sh\n").unwrap();
+    fs::write(from.join("secret"), "s").unwrap();
+    symlink("er/tool", from.join("deep/link")).unwrap();
+    for (name, mode) in [("deep/er/tool", 0o755), ("secret", 0o400), ("empty", 0o700)] {
+        fs::set_permissions(from.join(name), fs::Permissions::from_mode(mode)).unwrap();
+    }
+    let hole = fs::File::create(from.join("hole")).unwrap();
+    hole.set_len(1 << 20).unwrap();
+    promptly(sandbox.copy_in(&from, "/copied")).await.unwrap();
+    let to = place.folder.path().join("to");
+    promptly(sandbox.copy_out("/copied", &to)).await.unwrap();
+    assert_eq!(tree(&to), tree(&from));
+    // One file, to a name of its own and into a folder.
+    promptly(sandbox.copy_in(from.join("secret"), "/single"))
+        .await
+        .unwrap();
+    promptly(sandbox.copy_out("/single", place.folder.path().join("alone")))
+        .await
+        .unwrap();
+    assert_eq!(fs::read(place.folder.path().join("alone")).unwrap(), b"s");
+    promptly(sandbox.copy_out("/single", &to)).await.unwrap();
+    assert_eq!(fs::read(to.join("single")).unwrap(), b"s");
+    let missing = sandbox.copy_out("/not-there", &to).await.unwrap_err();
+    assert_eq!(missing.kind(), sandbox_core::ErrorKind::NotFound);
+}
+
+/// Describes every file of a tree: path, kind and mode, contents.
+fn tree(root: &Path) -> Vec<(String, u32, Vec<u8>)> {
+    let mut found = Vec::new();
+    let mut folders = vec![root.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap().flatten() {
+            let (path, meta) = (entry.path(), entry.metadata().unwrap());
+            let contents = if meta.is_dir() {
+                folders.push(path.clone());
+                Vec::new()
+            } else if meta.is_symlink() {
+                fs::read_link(&path)
+                    .unwrap()
+                    .into_os_string()
+                    .into_encoded_bytes()
+            } else {
+                fs::read(&path).unwrap()
+            };
+            let name = path.strip_prefix(root).unwrap().display().to_string();
+            found.push((name, meta.permissions().mode(), contents));
+        }
+    }
+    found.sort();
+    found
+}
+
+async fn a_real_project_is_built_and_tested_inside(sandbox: &Sandbox, figlet: &Path) {
+    let mut command = sandbox.command("sh");
+    command
+        .args(["-c", "make && make check"])
+        .current_dir("/figlet");
+    let output = promptly_built(command.output()).await.unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{output:?}");
+    assert!(said.contains("All tests passed"), "{said}");
+    let built = figlet.join("figlet");
+    assert!(fs::metadata(&built).unwrap().permissions().mode() & 0o100 != 0);
+    let shown = Command::new(&built)
+        .args(["-d", "fonts", "-f", "banner", "x"])
+        .current_dir(figlet)
+        .output()
+        .unwrap();
+    assert!(
+        shown.status.success() && !shown.stdout.is_empty(),
+        "{shown:?}"
+    );
+}
+
+/// A compiler under emulation takes its time.
+async fn promptly_built<T>(future: impl Future<Output = T>) -> T {
+    let patience = std::time::Duration::from_secs(240);
+    tokio::time::timeout(patience, future)
+        .await
+        .expect("it hangs")
+}
+
+fn fetch_example(to: &Path) {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../scripts/fetch-example");
+    let output = Command::new(script).arg(to).output().unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
