@@ -105,9 +105,11 @@ fn a_shell_has_a_terminal_that_follows_the_window() {
         terminal.shows("31 97")
     });
 
-    terminal.press("sh -c 'echo slee''ping; sleep 1000'; echo interr''upted: $?\n");
+    terminal.press("sh -c 'echo slee''ping; sleep 1000'\n");
     terminal.wait_for("sleeping");
     terminal.press("\u{3}");
+    terminal.wait_for("^C");
+    terminal.press("echo interr''upted: $?\n");
     terminal.wait_for("interrupted: 130");
 
     terminal.press("exit 9\n");
