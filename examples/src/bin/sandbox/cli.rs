@@ -320,11 +320,11 @@ fn mebibytes(text: &str) -> Result<u32, String> {
         "" | "m" | "mb" | "mib" => 1,
         "g" | "gb" | "gib" => 1024,
         "t" | "tb" | "tib" => 1024 * 1024,
-        unit => return Err(format!("{unit:?} is no unit; use m, g or t")),
+        unit => return Err(format!("{unit:?} is no unit; 2048, 512m and 2g are sizes")),
     };
     let number: u32 = digits
         .parse()
-        .map_err(|_| "a whole number is needed, such as 2048, 512m or 2g".to_owned())?;
+        .map_err(|_| "a whole number is needed; 2048, 512m and 2g are sizes".to_owned())?;
     match number.checked_mul(factor) {
         None | Some(0) => Err("the size is out of range".to_owned()),
         Some(size) => Ok(size),

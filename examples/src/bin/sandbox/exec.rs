@@ -2,7 +2,7 @@
 
 use std::io::IsTerminal;
 
-use sandbox_core::{Dirs, Sandbox};
+use sandbox_core::{Dirs, Sandbox, State};
 
 use crate::cli;
 use crate::failure::Failure;
@@ -19,6 +19,15 @@ pub(crate) async fn exec(dirs: &Dirs, arguments: cli::Exec) -> Result<u8, Failur
         ));
     }
     let sandbox = Sandbox::connect_in(dirs.clone(), &arguments.name).await?;
+    if sandbox.describe().await?.state == State::Stopped {
+        return Err(Failure::new(
+            format!("run a command in the sandbox {}", arguments.name),
+            format!(
+                "it does not run; `sandbox run --name {} shell` starts it",
+                arguments.name
+            ),
+        ));
+    }
     let Some((program, rest)) = arguments.command.split_first() else {
         return Err(Failure::new("run a command", "none is given"));
     };

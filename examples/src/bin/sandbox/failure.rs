@@ -32,6 +32,14 @@ impl Failure {
         }
     }
 
+    /// A failure of a library.
+    pub(crate) fn from_error(error: &(dyn StdError + 'static)) -> Self {
+        Self {
+            status: FAILED,
+            message: Some(chain(error)),
+        }
+    }
+
     /// An end that needs no words: a signal, or a reader that went away.
     pub(crate) fn silent(status: u8) -> Self {
         Self {
@@ -65,26 +73,11 @@ impl Failure {
         }
         ExitCode::from(self.status)
     }
-
-    /// Returns the exit status.
-    pub(crate) fn status(&self) -> u8 {
-        self.status
-    }
 }
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         Self::from_error(&error)
-    }
-}
-
-impl Failure {
-    /// A failure of a library.
-    pub(crate) fn from_error(error: &(dyn StdError + 'static)) -> Self {
-        Self {
-            status: FAILED,
-            message: Some(chain(error)),
-        }
     }
 }
 
@@ -145,7 +138,7 @@ mod tests {
 
     #[test]
     fn what_is_not_there_is_127_and_what_cannot_be_run_126() {
-        let status = |kind| Failure::spawn(&Error::new(kind, "start a command")).status();
+        let status = |kind| Failure::spawn(&Error::new(kind, "start a command")).status;
         assert_eq!(status(ErrorKind::NotFound), 127);
         assert_eq!(status(ErrorKind::PermissionDenied), 126);
         assert_eq!(status(ErrorKind::Disconnected), 125);

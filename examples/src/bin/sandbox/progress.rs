@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressDrawTarget};
+use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use sandbox_core::{Progress, Step};
 use tokio::task::JoinHandle;
 
@@ -25,7 +25,8 @@ pub(crate) struct Waiting {
 impl Waiting {
     /// Begins to wait for something, in words such as "starting the sandbox".
     pub(crate) fn on(what: &'static str) -> Self {
-        let line = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
+        let line = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden())
+            .with_style(ProgressStyle::default_spinner());
         line.set_message(what);
         let showing = is_for_a_person().then(|| {
             let line = line.clone();

@@ -166,7 +166,10 @@ async fn end_by_signal(
 ) -> Result<(), Failure> {
     child.signal(signal).await;
     tokio::select! {
-        status = child.wait() => return Ok(drop(status?)),
+        status = child.wait() => {
+            status?;
+            return Ok(());
+        }
         () = tokio::time::sleep(GRACE) => {}
         _ = interrupts.next() => {}
     }

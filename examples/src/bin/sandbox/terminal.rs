@@ -11,12 +11,12 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 pub(crate) struct RawMode(Termios);
 
 impl RawMode {
-    /// Switches it on.
+    /// Switches it on. What was typed ahead is kept.
     pub(crate) fn enter() -> io::Result<Self> {
         let before = termios::tcgetattr(rustix::stdio::stdin())?;
         let mut raw = before.clone();
         raw.make_raw();
-        termios::tcsetattr(rustix::stdio::stdin(), OptionalActions::Flush, &raw)?;
+        termios::tcsetattr(rustix::stdio::stdin(), OptionalActions::Now, &raw)?;
         Ok(Self(before))
     }
 }
@@ -24,11 +24,7 @@ impl RawMode {
 impl Drop for RawMode {
     fn drop(&mut self) {
         // A terminal that is gone needs no restoring.
-        drop(termios::tcsetattr(
-            rustix::stdio::stdin(),
-            OptionalActions::Now,
-            &self.0,
-        ));
+        let _ = termios::tcsetattr(rustix::stdio::stdin(), OptionalActions::Now, &self.0);
     }
 }
 

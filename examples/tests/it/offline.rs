@@ -1,0 +1,142 @@
+//! What needs no machine: help, wrong input, rules, what there is on this host.
+
+use std::process::Stdio;
+
+use crate::support::{Place, write};
+
+#[test]
+fn help_has_examples_and_ends_well() {
+    let place = Place::new();
+    for arguments in [
+        &["--help"][..],
+        &["run", "--help"],
+        &["exec", "--help"],
+        &["network", "--help"],
+    ] {
+        let ended = place.run(arguments).exited(0);
+        assert!(
+            ended.stdout().contains("Examples:\n  sandbox "),
+            "{arguments:?}"
+        );
+        assert_eq!(ended.stderr(), "");
+    }
+}
+
+#[test]
+fn completions_know_the_verbs() {
+    let place = Place::new();
+    let ended = place.run(&["completions", "bash"]).exited(0);
+    assert!(ended.stdout().contains("network"));
+}
+
+#[test]
+fn wrong_arguments_are_the_tools_own_failure() {
+    let place = Place::new();
+    let ended = place.run(&["run", "--memory", "lots", "shell"]).exited(125);
+    assert!(ended.stderr().contains("512m and 2g"), "{ended:?}");
+    place.run(&["frobnicate"]).exited(125);
+}
+
+#[test]
+fn what_does_not_exist_is_named() {
+    let place = Place::new();
+    place
+        .run(&["run", "--rm", "shell", "/no/such/folder", "--", "true"])
+        .failed("use the workspace /no/such/folder: No such file");
+    place
+        .run(&["run", "--rm", "--image", "/no/such/image", "shell"])
+        .failed("use the image /no/such/image: there is no such folder or file");
+    place.run(&["exec", "nobody", "true"]).failed("nobody");
+    place.run(&["stop", "nobody"]).failed("nobody");
+    place.run(&["rm", "-f", "nobody"]).failed("nobody");
+    place
+        .run(&["cp", "nobody:/etc/passwd", "."])
+        .failed("nobody");
+    place.run(&["cp", "a", "b"]).failed("NAME:PATH");
+    place.assert_clean();
+}
+
+#[test]
+fn neither_home_nor_root_becomes_a_workspace_by_accident() {
+    let place = Place::new();
+    for (folder, reason) in [
+        (place.path("home"), "your home folder"),
+        ("/".into(), "the root"),
+    ] {
+        let mut command = place.tool(&["run", "--rm", "shell"]);
+        let output = command.current_dir(folder).output().unwrap();
+        crate::support::Ended(output).failed(reason);
+    }
+    place.assert_clean();
+}
+
+#[test]
+fn check_tells_by_its_exit_status_and_says_why() {
+    let place = Place::new();
+    let check = |arguments: &[&str]| place.run(&[&["network", "check"], arguments].concat());
+    let allowed = check(&["--policy", "allow", "https://1.1.1.1/"]).exited(0);
+    assert_eq!(allowed.stdout(), "allowed: policy: allow\n");
+    let denied = check(&["https://example.com"]).exited(1);
+    assert!(
+        denied
+            .stdout()
+            .starts_with("denied: no rule allows this host")
+    );
+    let metadata = check(&["--policy", "allow", "http://169.254.169.254/"]).exited(1);
+    assert!(
+        metadata.stdout().contains("not a public one"),
+        "{metadata:?}"
+    );
+    let rule = check(&["--allow-host", "1.1.1.1", "1.1.1.1:443"]).exited(0);
+    assert!(rule.stdout().contains("rule: allow 1.1.1.1"), "{rule:?}");
+    let blocked = check(&["--policy", "allow", "--block-host", "1.1.1.1", "1.1.1.1"]).exited(1);
+    assert!(blocked.stdout().contains("block 1.1.1.1"), "{blocked:?}");
+    check(&["gopher://example.com"]).failed("neither http nor https");
+    check(&["nobody", "https://example.com"]).failed("nobody");
+}
+
+#[test]
+fn doctor_reports_as_json_and_as_text() {
+    let place = Place::new();
+    let report = place.run(&["doctor", "--json"]).exited(0).json();
+    assert_eq!(report["usable"], true, "{report:#}");
+    assert_eq!(report["backends"][0]["name"], "qemu");
+    assert!(report["programs"].as_array().unwrap().len() > 3);
+    assert_eq!(
+        report["folders"]["state"],
+        place.path("state/sandbox").to_str().unwrap()
+    );
+    let text = place.run(&["doctor"]).exited(0);
+    // Without a terminal there are no colours, and no line for a person who waits.
+    assert!(text.stdout().contains("  ok      qemu "), "{text:?}");
+    assert_eq!(text.stderr(), "");
+}
+
+#[test]
+fn an_empty_list_is_empty_json() {
+    let place = Place::new();
+    assert_eq!(place.run(&["ls", "--json"]).exited(0).stdout(), "[]\n");
+    let listed = place.run(&["ls"]).exited(0).stdout();
+    assert!(listed.starts_with("NAME"), "{listed}");
+    place.run(&["rm", "-f", "--all"]).exited(0);
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_panic() {
+    let place = Place::new();
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = place.tool(&["ls"]);
+    let output = command.stdout(Stdio::from(writer)).output().unwrap();
+    assert_eq!(output.status.code(), Some(141), "{output:?}");
+    assert_eq!(output.stderr, b"");
+}
+
+#[test]
+fn a_log_filter_that_is_none_is_no_failure() {
+    let place = Place::new();
+    write(place.project().join("x"), "");
+    let mut command = place.tool(&["ls"]);
+    let output = command.env("SANDBOX_LOG", "=,=").output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+}
