@@ -238,8 +238,9 @@ impl Agent {
             .await
     }
 
-    /// Packs a file or folder as a tar archive and returns its bytes as they come. The archive is a
-    /// stranger's.
+    /// Packs a file or folder as a tar archive and returns its bytes as they come; sockets, devices and
+    /// the like are left out. The archive is a stranger's. One that could not be finished reads as
+    /// `ConnectionReset` at its end.
     ///
     /// # Errors
     ///

@@ -4,7 +4,7 @@ use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use sandbox_base::BoxStream;
 use tokio::io::{AsyncRead, AsyncWrite, BufStream, ReadBuf};
@@ -65,8 +65,13 @@ pub struct Incoming {
 
 /// One stream of a channel. Dropping it resets it; `shutdown` ends its sending half only.
 ///
-/// A stream that was reset reads as ended: whoever must tell the two apart sends a closing message.
-pub struct Stream(Compat<yamux::Stream>);
+/// A stream whose sender ended it reads as ended; one that was reset, or whose connection is gone, reads
+/// as `ConnectionReset` after what had come. Once this side has shut its own half down the two can no
+/// longer be told apart, and both read as ended.
+pub struct Stream {
+    inner: Compat<yamux::Stream>,
+    shut: bool,
+}
 
 #[derive(Debug)]
 enum Command {
@@ -234,14 +239,17 @@ fn refused(error: yamux::ConnectionError) -> io::Error {
 
 impl Stream {
     fn new(stream: yamux::Stream) -> Self {
-        Self(stream.compat())
+        Self {
+            inner: stream.compat(),
+            shut: false,
+        }
     }
 }
 
 impl fmt::Debug for Stream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Stream")
-            .field(&self.0.get_ref().id())
+            .field(&self.inner.get_ref().id())
             .finish()
     }
 }
@@ -252,7 +260,17 @@ impl AsyncRead for Stream {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(context, buffer)
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.inner).poll_read(context, buffer))?;
+        let ended = buffer.filled().len() == before && buffer.remaining() > 0;
+        // Ended by the peer alone it would be half open: only a reset closes both halves.
+        if ended && !self.shut && self.inner.get_ref().is_closed() {
+            return Poll::Ready(Err(io::Error::new(
+                io::ErrorKind::ConnectionReset,
+                "the other side dropped the stream",
+            )));
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -262,17 +280,22 @@ impl AsyncWrite for Stream {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0)
+        Pin::new(&mut self.inner)
             .poll_write(context, bytes)
             .map_err(closed)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(context).map_err(closed)
+        Pin::new(&mut self.inner)
+            .poll_flush(context)
+            .map_err(closed)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(context).map_err(closed)
+        self.shut = true;
+        Pin::new(&mut self.inner)
+            .poll_shutdown(context)
+            .map_err(closed)
     }
 }
 
@@ -378,6 +401,24 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_dropped_stream_does_not_read_as_a_whole_one() {
+        let ((host, _keep), (_guest, mut from_host)) = pair();
+        for whole in [true, false] {
+            let mut here = host.open().await.unwrap();
+            here.write_all(b"part").await.unwrap();
+            let mut there = from_host.next().await.unwrap();
+            if whole {
+                here.shutdown().await.unwrap();
+            }
+            drop(here);
+            let mut bytes = Vec::new();
+            let read = there.read_to_end(&mut bytes).await;
+            assert_eq!(bytes, b"part");
+            assert_eq!(read.is_ok(), whole);
+        }
+    }
+
+    #[tokio::test]
     async fn a_vanished_peer_ends_open_streams() {
         let ((host, _keep), (guest, mut from_host)) = pair();
         let mut stream = host.open().await.unwrap();
@@ -385,8 +426,8 @@ mod tests {
         let served = from_host.next().await.unwrap();
         guest.close().await;
         drop(served);
-        let mut rest = Vec::new();
-        stream.read_to_end(&mut rest).await.unwrap();
+        let error = stream.read_to_end(&mut Vec::new()).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
         host.ended().await;
         assert!(host.has_ended());
     }

@@ -4,10 +4,14 @@ use sandbox_base::frame::write_message;
 use sandbox_base::{ErrorKind, frame::read_message};
 use tokio::io::AsyncWriteExt;
 
-use super::subject::{Subject, Verdict, ensure, failed, read_all, same, text, until_empty};
+use super::subject::{
+    Subject, Verdict, ensure, failed, read_all, read_line, same, shell, take, text, until_empty,
+};
 use crate::Error;
 use crate::agent::NewFile;
-use crate::channel::protocol::{FileReply, FileRequest, MAX_MESSAGE, MAX_OPEN, Open, Reply};
+use crate::channel::protocol::{
+    ExecControl, FileReply, FileRequest, MAX_MESSAGE, MAX_OPEN, Open, Reply,
+};
 
 fn failed_as<T>(what: &str, result: Result<T, Error>, wanted: ErrorKind) -> Verdict {
     match result {
@@ -141,6 +145,33 @@ pub(super) async fn a_tree_is_packed_and_unpacked(subject: &Subject) -> Verdict 
     ensure(one.starts_with(b"run\0"), || {
         "a file packs by its name".into()
     })
+}
+
+pub(super) async fn a_tree_in_use_is_packed_whole(subject: &Subject) -> Verdict {
+    let folder = subject.path("busy");
+    let script = format!(
+        "mkdir {folder} && cd {folder} && mkfifo pipe && head -c 300000 /dev/zero >log && \
+         echo ready; while :; do head -c 50000 /dev/zero >>log; : >new; rm new; \
+         test $(stat -c %s log) -lt 20000000 || : >log; done"
+    );
+    let mut running = subject.start(shell(&script)).await?;
+    let mut stdout = take(&mut running.stdout)?;
+    same("start", read_line(&mut stdout).await?, "ready".into())?;
+    for _ in 0..3 {
+        let packed = read_all(Some(subject.agent.pack(folder.as_bytes()).await?)).await?;
+        let mut names = Vec::new();
+        for entry in tar::Archive::new(packed.as_slice()).entries()? {
+            let entry = entry?;
+            names.push(text(&entry.path_bytes()));
+        }
+        names.retain(|name| name != "new");
+        names.sort();
+        same("names", names, vec!["./".to_owned(), "log".to_owned()])?;
+        ensure(packed.ends_with(&[0; 1024]), || "it has no end".into())?;
+    }
+    running.control.tell(ExecControl::Kill).await;
+    running.end.wait().await?;
+    Ok(())
 }
 
 pub(super) async fn packing_fails_by_kind(subject: &Subject) -> Verdict {

@@ -70,13 +70,7 @@ fn to_path(bytes: &[u8]) -> PathBuf {
 /// and no size.
 fn open(path: &Path) -> Reply<(fs::File, Option<u64>)> {
     let about = |error: &io::Error| Failure::io(path.display(), error);
-    // A FIFO without a writer would hold the reader up for ever.
-    let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
-    let file = fs::OpenOptions::new()
-        .read(true)
-        .custom_flags(nonblocking)
-        .open(path)
-        .map_err(|e| about(&e))?;
+    let file = open_without_waiting(path).map_err(|e| about(&e))?;
     let meta = file.metadata().map_err(|e| about(&e))?;
     if !meta.is_file() {
         let message = format!("{} is not a regular file", path.display());
@@ -113,15 +107,70 @@ async fn pack(mut stream: Stream, path: PathBuf) -> io::Result<()> {
         let mut archive = tar::Builder::new(bridge);
         archive.follow_symlinks(false);
         if meta.is_dir() {
-            archive.append_dir_all(".", &path)?;
+            add_tree(&mut archive, &path)?;
         } else {
             let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
-            archive.append_path_with_name(&path, name)?;
+            add(&mut archive, &path, Path::new(name))?;
         }
         Ok::<_, io::Error>(archive.into_inner()?.into_inner())
     })
     .await??;
     stream.shutdown().await
+}
+
+fn add_tree(archive: &mut tar::Builder<impl Write>, root: &Path) -> io::Result<()> {
+    let mut folders = vec![PathBuf::new()];
+    archive.append_dir(".", root)?;
+    while let Some(folder) = folders.pop() {
+        for entry in unless_gone(fs::read_dir(root.join(&folder)))?
+            .into_iter()
+            .flatten()
+        {
+            let entry = entry?;
+            let name = folder.join(entry.file_name());
+            // What is missing is noticed before anything of it is in the archive.
+            unless_gone(add(archive, &entry.path(), &name))?;
+            if entry.file_type()?.is_dir() {
+                folders.push(name);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Passes over what was removed between the look at a folder and the look at what it held.
+fn unless_gone<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        result => result.map(Some),
+    }
+}
+
+/// Adds a file, link or folder. Sockets, devices and the like mean nothing elsewhere and are left out.
+fn add(archive: &mut tar::Builder<impl Write>, path: &Path, name: &Path) -> io::Result<()> {
+    let kind = fs::symlink_metadata(path)?.file_type();
+    if kind.is_dir() || kind.is_symlink() {
+        return archive.append_path_with_name(path, name);
+    }
+    if !kind.is_file() {
+        return Ok(());
+    }
+    let file = open_without_waiting(path)?;
+    let meta = file.metadata()?;
+    let mut header = tar::Header::new_gnu();
+    header.set_metadata(&meta);
+    // Exactly as much as the header says, whatever the file's writers do meanwhile.
+    let contents = file.chain(io::repeat(0)).take(meta.len());
+    archive.append_data(&mut header, name, contents)
+}
+
+/// A FIFO without a writer would hold the reader up for ever.
+fn open_without_waiting(path: &Path) -> io::Result<fs::File> {
+    let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(nonblocking)
+        .open(path)
 }
 
 async fn refuse(mut stream: Stream, failure: Failure) -> io::Result<()> {
