@@ -9,7 +9,7 @@
 use std::ffi::OsString;
 use std::time::Duration;
 
-use sandbox_core::{Command, Dirs, ErrorKind, Sandbox, State};
+use sandbox_core::{Command, Description, Dirs, ErrorKind, Lifetime, Sandbox, State};
 
 use crate::cli::{self, Agent};
 use crate::creation::Plan;
@@ -21,6 +21,13 @@ use crate::{output, setup};
 
 /// The shells that are tried for an interactive agent, best first.
 const SHELLS: [&str; 2] = ["/bin/bash", "/bin/sh"];
+
+/// How long a creation that was given up may take to go. Another one's, at the same time, is not waited for
+/// longer either.
+const SWEEP_PATIENCE: Duration = Duration::from_secs(3);
+
+/// How long to wait before looking again.
+const SWEEP_PAUSE: Duration = Duration::from_millis(50);
 
 /// What is to be run, and for how long at most.
 #[derive(Debug)]
@@ -82,7 +89,13 @@ async fn run_once(
         builder = builder.name(&plan.name);
     }
     // Dropped half-way, it removes what was made.
-    let sandbox = interrupts.or(builder.create()).await??;
+    let sandbox = match interrupts.or(builder.create()).await {
+        Ok(sandbox) => sandbox?,
+        Err(failure) => {
+            sweep(dirs).await;
+            return Err(failure);
+        }
+    };
     drop(waiting);
     let done = task.run(&sandbox, interrupts).await;
     let done = settle(done, &sandbox).await;
@@ -95,6 +108,22 @@ async fn run_once(
         }
         (done, Ok(())) => done,
     }
+}
+
+/// Waits until a creation that was given up is cleaned up, and does it where that was cut short: a step of
+/// it that was on its way to the disk ends later than the signal came.
+async fn sweep(dirs: &Dirs) {
+    let half_made =
+        |one: &Description| one.lifetime == Lifetime::Attached && one.state == State::Creating;
+    let swept = async {
+        // Looking for sandboxes removes what has no owner.
+        while let Ok(found) = Sandbox::list_in(dirs.clone()).await
+            && found.iter().any(half_made)
+        {
+            tokio::time::sleep(SWEEP_PAUSE).await;
+        }
+    };
+    drop(tokio::time::timeout(SWEEP_PATIENCE, swept).await);
 }
 
 /// Makes an existing sandbox ready for a command.
@@ -138,14 +167,13 @@ async fn create_detached(
 
 impl Task {
     async fn run(&self, sandbox: &Sandbox, interrupts: &mut Interrupts) -> Result<u8, Failure> {
-        let streams = Streams::natural();
         if let Some((program, arguments)) = self.command.split_first() {
             let mut command = sandbox.command(program);
             self.furnish(command.args(arguments));
-            return session::run(&mut command, streams, interrupts).await;
+            return session::run(&mut command, Streams::of_a_command(), interrupts).await;
         }
         match self.agent {
-            Agent::Shell => self.shell(sandbox, streams, interrupts).await,
+            Agent::Shell => self.shell(sandbox, Streams::of_a_shell(), interrupts).await,
         }
     }
 

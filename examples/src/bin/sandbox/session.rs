@@ -44,13 +44,22 @@ pub(crate) struct Streams {
 }
 
 impl Streams {
-    /// What a person at a terminal expects: a terminal where both ends are one, and otherwise the input of
-    /// a pipe or file, but never a terminal's without being one inside.
-    pub(crate) fn natural() -> Self {
-        let terminal = io::stdin().is_terminal() && io::stdout().is_terminal();
+    /// For a command of `run`: a terminal where both ends are one, else the input of a pipe or file, but
+    /// never a terminal's without being one inside.
+    pub(crate) fn of_a_command() -> Self {
+        let person = io::stdin().is_terminal();
+        let terminal = person && io::stdout().is_terminal();
         Self {
-            input: terminal || !io::stdin().is_terminal(),
+            input: terminal || !person,
             terminal,
+        }
+    }
+
+    /// For a shell: a terminal where a person types, else the input is its script.
+    pub(crate) fn of_a_shell() -> Self {
+        Self {
+            input: true,
+            terminal: io::stdin().is_terminal(),
         }
     }
 }
