@@ -166,7 +166,7 @@ pub(super) async fn a_tree_in_use_is_packed_whole(subject: &Subject) -> Verdict 
         }
         names.retain(|name| name != "new");
         names.sort();
-        same("names", names, vec!["./".to_owned(), "log".to_owned()])?;
+        same("names", names, vec![".".to_owned(), "log".to_owned()])?;
         ensure(packed.ends_with(&[0; 1024]), || "it has no end".into())?;
     }
     running.control.tell(ExecControl::Kill).await;

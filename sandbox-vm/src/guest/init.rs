@@ -33,8 +33,7 @@ pub async fn run(services: Services) -> io::Result<()> {
     let path = find_port().await?;
     let agent = Agent::new(Role::FirstProcess, services)?;
     loop {
-        wait_for_host(&path).await?;
-        agent.serve(Box::new(port::open(&path)?)).await;
+        agent.serve(Box::new(port::connect(&path).await?)).await;
     }
 }
 
@@ -116,13 +115,6 @@ fn port_named(wanted: &str) -> Option<std::ffi::OsString> {
         let name = fs::read_to_string(port.path().join("name")).ok()?;
         (name.trim_end() == wanted).then(|| port.file_name())
     })
-}
-
-async fn wait_for_host(path: &Path) -> io::Result<()> {
-    while !port::host_present(path)? {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    Ok(())
 }
 
 fn about(what: &str, error: io::Error) -> io::Error {

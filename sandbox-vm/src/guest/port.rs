@@ -1,11 +1,14 @@
 //! The virtio-serial port that leads to the host.
 //!
 //! Opened without blocking: a blocking write while the host is away would hang the writer for good. While
-//! the host is away, `poll` says readable at once and `read` returns nothing; that is the end of a
-//! session, and [`host_present`] tells when the next one can begin.
+//! the host is away, `poll` says readable at once and `read` returns nothing; that is the end of a session.
+//!
+//! The kernel throws away what a port has received when it is closed. So it is opened once per session,
+//! before the host is waited for: the host may have said its first word by the time it is seen.
 
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::OwnedFd;
@@ -13,15 +16,21 @@ use rustix::fs::{Mode, OFlags};
 
 use super::descriptor::Descriptor;
 
-/// Opens a port's device.
-pub(crate) fn open(path: &Path) -> io::Result<Descriptor> {
-    Descriptor::new(open_raw(path)?)
+/// How long between two looks at whether the host is there.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// Opens a port's device and waits until a host holds the other end.
+pub(crate) async fn connect(path: &Path) -> io::Result<Descriptor> {
+    let descriptor = open_raw(path)?;
+    while !host_present(&descriptor)? {
+        tokio::time::sleep(PAUSE).await;
+    }
+    Descriptor::new(descriptor)
 }
 
 /// Tells whether a host holds the other end, without waiting.
-pub(crate) fn host_present(path: &Path) -> io::Result<bool> {
-    let descriptor = open_raw(path)?;
-    let mut wanted = [PollFd::new(&descriptor, PollFlags::OUT)];
+fn host_present(descriptor: &OwnedFd) -> io::Result<bool> {
+    let mut wanted = [PollFd::new(descriptor, PollFlags::OUT)];
     poll(
         &mut wanted,
         Some(&Timespec {

@@ -11,8 +11,8 @@ mod disk;
 mod erofs;
 mod image;
 mod kernel;
-#[cfg(target_os = "linux")]
+#[cfg(all(feature = "testing", target_os = "linux"))]
 mod machine;
 mod oci;
-#[cfg(target_os = "linux")]
+#[cfg(all(feature = "testing", target_os = "linux"))]
 mod support;

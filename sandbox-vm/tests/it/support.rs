@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 
 use sandbox_vm::Progress;
 use sandbox_vm::agent::new_exec_id;
-use sandbox_vm::backend::qemu::{AccelerationPolicy, Qemu, QemuConfig};
+use sandbox_vm::backend::qemu::{Qemu, QemuConfig};
 use sandbox_vm::channel::protocol::{Exec, Limits, Root, Setup, Stdio};
 use sandbox_vm::hypervisor::{Disk, MachineSpec};
 use sandbox_vm::image::{Image, ImageStore};
@@ -61,9 +61,9 @@ pub(crate) fn folder() -> tempfile::TempDir {
     tempfile::Builder::new().prefix("sv").tempdir().unwrap()
 }
 
-/// The configuration of real machines. Emulated, because that works on every host.
+/// The configuration of real machines, accelerated where this host can.
 pub(crate) fn config() -> QemuConfig {
-    QemuConfig::new(helper(), cache()).with_acceleration(AccelerationPolicy::PreferHardware)
+    QemuConfig::new(helper(), cache())
 }
 
 /// The backend of real machines; counts the one that is about to boot.
