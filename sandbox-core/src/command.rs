@@ -466,7 +466,7 @@ impl Child {
                 tracing::warn!(%error, "the workspaces are not in agreement");
             }
             let ended = exit
-                .map(|exit| ExitStatus(exit))
+                .map(ExitStatus)
                 .map_err(|error| (error.kind(), error.detail().unwrap_or_default().to_owned()));
             told.send_replace(Some(ended));
         });

@@ -93,7 +93,7 @@ async fn a_workspace_that_cannot_be_read_is_refused() {
     let place = Place::new();
     let closed = place.folder.path().join("closed");
     std::fs::create_dir(&closed).unwrap();
-    std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(0)).unwrap();
+    std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(0o000)).unwrap();
     if std::fs::read_dir(&closed).is_ok() {
         // Nothing is closed to root: a file is what it cannot list, either.
         let file = place.folder.path().join("file");
