@@ -26,7 +26,7 @@ async fn what_is_done_on_one_side_is_there_on_the_other() {
     what_is_read_only_or_runs_unasked_stays_inside(&sandbox, &project, &given).await;
     copies_come_back_as_they_were(&sandbox, &place).await;
     promptly(sandbox.remove()).await.unwrap();
-    assert_eq!(place.leftovers(), [""; 0]);
+    place.assert_empty().await;
 }
 
 async fn changes_cross_while_a_command_runs(sandbox: &Sandbox, project: &Path) {
