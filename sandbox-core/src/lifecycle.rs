@@ -11,7 +11,7 @@
 //!
 //! | state | on disk | processes | after a crash in it |
 //! |---|---|---|---|
-//! | `Creating` | folder, lock held, record from the second step on | perhaps the machine | whoever looks next removes it |
+//! | `Creating` | folder, lock held, record from the second step on | perhaps the machine | as in `Running` |
 //! | `Running` | folder, record, disk, lock held | owner, watchdog, machine | the watchdog ends the machine; attached: and removes the rest; detached: it is `Stopped` |
 //! | `Stopped` | folder, record, disk | none (attached: the owner, lock held) | attached: whoever looks next removes it; detached: nothing is lost |
 //!

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sandbox_base::{Dirs, Error, ErrorKind};
 use sandbox_net::{event::Subscription, policy::RuleSet};
@@ -27,6 +27,12 @@ pub const MAX_READ: u64 = 1 << 30;
 
 /// How long an owner that is about to go, or to answer a question, may take.
 const OWNER_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long the kernel may take to clear away a killed owner.
+const DEATH_PATIENCE: Duration = Duration::from_secs(3);
+
+/// How long to wait before looking again.
+const STEP: Duration = Duration::from_millis(10);
 
 /// A machine of one's own, with its workspaces, its egress and its files.
 ///
@@ -95,18 +101,23 @@ impl Sandbox {
         };
         let mut descriptions = Vec::new();
         for found in listed {
-            let mut description = Description::of(&found.record);
-            if found.owned {
-                // An owner that ends at this moment, or hangs, is described by its record.
-                let asked = async {
-                    let remote = Remote::connect(&store.control_socket(&found.record)).await?;
-                    remote.describe().await
-                };
-                if let Ok(Ok(told)) = tokio::time::timeout(OWNER_PATIENCE, asked).await {
-                    description = told;
-                }
+            if !found.owned {
+                descriptions.push(Description::of(&found.record));
+                continue;
             }
-            descriptions.push(description);
+            let asked = async {
+                match reach(&store, &found.record.name).await? {
+                    (_, Some(remote)) => remote.describe().await,
+                    (record, None) => Ok(Description::of(&record)),
+                }
+            };
+            match tokio::time::timeout(OWNER_PATIENCE, asked).await {
+                Ok(Ok(told)) => descriptions.push(told),
+                // It went meanwhile.
+                Ok(Err(error)) if error.kind() == ErrorKind::NotFound => {}
+                // An owner that is not ready, ends at this moment, or hangs.
+                _ => descriptions.push(Description::of(&found.record)),
+            }
         }
         Ok(descriptions)
     }
@@ -400,20 +411,25 @@ async fn gone(remote: &Remote) -> Result<(), Error> {
 
 /// Finds a sandbox and connects to its owner, when it has one.
 async fn reach(store: &Store, name: &str) -> Result<(Record, Option<Remote>), Error> {
-    let found = find(store, name).await?;
-    if !found.owned {
-        return Ok((found.record, None));
-    }
-    match Remote::connect(&store.control_socket(&found.record)).await {
-        Ok(remote) => Ok((found.record, Some(remote))),
-        // Its owner went in order while it was being reached.
-        Err(_) if found.going => Ok((found.record, None)),
-        Err(error) if found.record.state == State::Creating => {
-            Err(Error::new(ErrorKind::Conflict, "reach the sandbox's owner")
-                .with_detail("the sandbox is still being started")
-                .with_source(error))
+    let deadline = Instant::now() + DEATH_PATIENCE;
+    loop {
+        let found = find(store, name).await?;
+        if !found.owned {
+            return Ok((found.record, None));
         }
-        Err(error) => Err(error),
+        match Remote::connect(&store.control_socket(&found.record)).await {
+            Ok(remote) => return Ok((found.record, Some(remote))),
+            // Its owner went in order while it was being reached.
+            Err(_) if found.going => return Ok((found.record, None)),
+            Err(error) if found.record.state == State::Creating => {
+                return Err(Error::new(ErrorKind::Conflict, "reach the sandbox's owner")
+                    .with_detail("the sandbox is still being started")
+                    .with_source(error));
+            }
+            Err(error) if Instant::now() > deadline => return Err(error),
+            // A killed process closes its socket a moment before it lets go of its lock.
+            Err(_) => tokio::time::sleep(STEP).await,
+        }
     }
 }
 

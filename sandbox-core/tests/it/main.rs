@@ -4,6 +4,7 @@
 
 mod attached;
 mod bad_days;
+mod builds;
 mod commands;
 mod detached;
 mod network;

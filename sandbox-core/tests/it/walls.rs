@@ -104,5 +104,5 @@ async fn a_machine_whose_time_is_over_is_stopped() {
     })
     .await;
     promptly(sandbox.remove()).await.unwrap();
-    assert_eq!(place.leftovers(), [""; 0]);
+    place.assert_empty().await;
 }
