@@ -10,6 +10,7 @@ use sandbox_base::frame::{read_message, write_message};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::oneshot;
 
+use super::group::Groups;
 use super::process::Reaper;
 use super::services::{Services, Session};
 use super::{exec, files, setup};
@@ -41,6 +42,7 @@ pub(crate) struct Shared {
     pub(crate) role: Role,
     pub(crate) services: Services,
     pub(crate) reaper: Reaper,
+    pub(crate) groups: Groups,
     pub(crate) session: Session,
     waiting: Mutex<HashMap<(ExecId, Stdio), Meeting>>,
     settings: Mutex<Arc<setup::Settings>>,
@@ -64,6 +66,7 @@ impl Agent {
             role,
             services,
             reaper: Reaper::start()?,
+            groups: Groups::default(),
             session: Session::default(),
             waiting: Mutex::default(),
             settings: Mutex::default(),

@@ -63,7 +63,9 @@ async fn start(agent: &Arc<Shared>, wanted: Exec) -> Result<Running, Failure> {
     for which in &wanted.stdio {
         streams.push((*which, agent.claim((wanted.id, *which)).await?));
     }
-    let (group, join) = Group::create(wanted.id)
+    let (group, join) = agent
+        .groups
+        .take()
         .map_err(|error| Failure::io("control group", &error))?
         .unzip();
     let ends = Ends::open(wanted.terminal, streams).map_err(|e| Failure::io("pipes", &e))?;
@@ -128,7 +130,7 @@ impl Running {
         if cause == ExitCause::Timeout {
             // What left the process group dies with the command, also after its leader.
             self.kill();
-        } else if self.group.as_ref().is_some_and(Group::ran_out_of_memory) {
+        } else if self.group.as_mut().is_some_and(Group::ran_out_of_memory) {
             cause = ExitCause::OutOfMemory;
         }
         let exit = ExecEvent::Exited(exit(status, cause));

@@ -127,7 +127,15 @@ fn mount_usual_places() -> Reply<()> {
     )?;
     mount_at("tmpfs", "/dev/shm", "tmpfs", safe, Some(c"mode=1777"))?;
     mount_at("tmpfs", "/run", "tmpfs", safe, Some(c"mode=0755"))?;
-    mount_at("cgroup2", "/sys/fs/cgroup", "cgroup2", strict, None)
+    mount_control_groups(strict)
+}
+
+/// Every command is moved into a group of its own. By default the kernel favours forks over moves, and a
+/// move waits for a grace period, which takes longer than the command's own start; `favordynmods` (Linux
+/// 6.0 and later) has it the other way round.
+fn mount_control_groups(flags: MountFlags) -> Reply<()> {
+    let mount = |options| mount_at("cgroup2", "/sys/fs/cgroup", "cgroup2", flags, options);
+    mount(Some(c"favordynmods")).or_else(|_| mount(None))
 }
 
 fn mount_wanted(wanted: &Mount) -> Reply<()> {
