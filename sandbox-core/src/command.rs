@@ -27,6 +27,9 @@ use crate::sandbox::{Flusher, Sandbox, bytes_of};
 /// that the command goes on, and said in [`Output::truncated`].
 pub const MAX_OUTPUT: usize = 256 << 20;
 
+/// How long the last of an inherited stream may be on its way after the command has ended.
+const LAST_OUTPUT: Duration = Duration::from_secs(2);
+
 /// A command to be run inside a sandbox.
 #[derive(Debug)]
 pub struct Command<'a> {
@@ -458,7 +461,8 @@ impl Child {
                 }
             };
             for stream in inherited {
-                drop(stream.await);
+                // What a background process holds open goes on without being waited for.
+                drop(tokio::time::timeout(LAST_OUTPUT, stream).await);
             }
             if exit.is_ok()
                 && let Err(error) = flusher.flush().await

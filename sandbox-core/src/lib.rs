@@ -34,6 +34,16 @@
 //! and say so ([`Description::machine`]). Snapshots, forks, other walls than QEMU and models inside are
 //! still to come.
 
+#![cfg_attr(
+    not(unix),
+    allow(
+        dead_code,
+        unused_imports,
+        unused_mut,
+        reason = "what serves other processes needs Unix so far"
+    )
+)]
+
 mod builder;
 mod command;
 mod control;

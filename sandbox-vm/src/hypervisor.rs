@@ -239,6 +239,10 @@ pub struct Capabilities {
 }
 
 impl Capabilities {
+    #[cfg_attr(
+        not(target_os = "linux"),
+        allow(dead_code, reason = "Linux has all backends so far")
+    )]
     pub(crate) fn new(isolation: Isolation) -> Self {
         Self {
             isolation,
