@@ -12,7 +12,7 @@ use std::time::Duration;
 use rustix::mount::{MountFlags, mount};
 
 use super::agent::{Agent, Role};
-use super::port;
+use super::port::Port;
 use super::services::Services;
 
 /// The name of the virtio-serial port that leads to the host.
@@ -30,11 +30,11 @@ const PORT_PATIENCE: Duration = Duration::from_secs(20);
 pub async fn run(services: Services) -> io::Result<()> {
     mount_pseudo_file_systems()?;
     load_modules(Path::new("/modules"))?;
-    let path = find_port().await?;
+    let port = Port::open(&find_port().await?)?;
     let agent = Agent::new(Role::FirstProcess, services)?;
     loop {
-        wait_for_host(&path).await?;
-        agent.serve(Box::new(port::open(&path)?)).await;
+        wait_for_host(&port).await?;
+        agent.serve(Box::new(port.session()?)).await;
     }
 }
 
@@ -118,8 +118,8 @@ fn port_named(wanted: &str) -> Option<std::ffi::OsString> {
     })
 }
 
-async fn wait_for_host(path: &Path) -> io::Result<()> {
-    while !port::host_present(path)? {
+async fn wait_for_host(port: &Port) -> io::Result<()> {
+    while !port.host_present()? {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     Ok(())

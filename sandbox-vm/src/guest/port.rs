@@ -2,7 +2,10 @@
 //!
 //! Opened without blocking: a blocking write while the host is away would hang the writer for good. While
 //! the host is away, `poll` says readable at once and `read` returns nothing; that is the end of a
-//! session, and [`host_present`] tells when the next one can begin.
+//! session, and [`Port::host_present`] tells when the next one can begin.
+//!
+//! Opened once and for ever: the kernel throws away what has arrived and was not read yet when a port is
+//! closed. A host that spoke early would never be heard, nor speak again.
 
 use std::io;
 use std::path::Path;
@@ -13,26 +16,30 @@ use rustix::fs::{Mode, OFlags};
 
 use super::descriptor::Descriptor;
 
-/// Opens a port's device.
-pub(crate) fn open(path: &Path) -> io::Result<Descriptor> {
-    Descriptor::new(open_raw(path)?)
-}
+/// The open port. Sessions are duplicates of its descriptor, which end without closing it.
+#[derive(Debug)]
+pub(crate) struct Port(OwnedFd);
 
-/// Tells whether a host holds the other end, without waiting.
-pub(crate) fn host_present(path: &Path) -> io::Result<bool> {
-    let descriptor = open_raw(path)?;
-    let mut wanted = [PollFd::new(&descriptor, PollFlags::OUT)];
-    poll(
-        &mut wanted,
-        Some(&Timespec {
+impl Port {
+    /// Opens a port's device. Only one program can have it open.
+    pub(crate) fn open(path: &Path) -> io::Result<Self> {
+        let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        Ok(Self(rustix::fs::open(path, flags, Mode::empty())?))
+    }
+
+    /// Tells whether a host holds the other end, without waiting.
+    pub(crate) fn host_present(&self) -> io::Result<bool> {
+        let mut wanted = [PollFd::new(&self.0, PollFlags::OUT)];
+        let at_once = Timespec {
             tv_sec: 0,
             tv_nsec: 0,
-        }),
-    )?;
-    Ok(!wanted[0].revents().contains(PollFlags::HUP))
-}
+        };
+        poll(&mut wanted, Some(&at_once))?;
+        Ok(!wanted[0].revents().contains(PollFlags::HUP))
+    }
 
-fn open_raw(path: &Path) -> io::Result<OwnedFd> {
-    let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    Ok(rustix::fs::open(path, flags, Mode::empty())?)
+    /// Returns the byte stream of one session.
+    pub(crate) fn session(&self) -> io::Result<Descriptor> {
+        Descriptor::new(self.0.try_clone()?)
+    }
 }
