@@ -12,7 +12,7 @@ use std::time::Duration;
 use rustix::mount::{MountFlags, mount};
 
 use super::agent::{Agent, Role};
-use super::port;
+use super::port::Port;
 use super::services::Services;
 
 /// The name of the virtio-serial port that leads to the host.
@@ -30,7 +30,7 @@ const PORT_PATIENCE: Duration = Duration::from_secs(20);
 pub async fn run(services: Services) -> io::Result<()> {
     mount_pseudo_file_systems()?;
     load_modules(Path::new("/modules"))?;
-    let path = find_port().await?;
+    let port = Port::open(&find_port().await?)?;
     let agent = Agent::new(Role::FirstProcess, services)?;
     loop {
         agent.serve(Box::new(port::connect(&path).await?)).await;

@@ -36,12 +36,13 @@ fn host_present(descriptor: &OwnedFd) -> io::Result<bool> {
         Some(&Timespec {
             tv_sec: 0,
             tv_nsec: 0,
-        }),
-    )?;
-    Ok(!wanted[0].revents().contains(PollFlags::HUP))
-}
+        };
+        poll(&mut wanted, Some(&at_once))?;
+        Ok(!wanted[0].revents().contains(PollFlags::HUP))
+    }
 
-fn open_raw(path: &Path) -> io::Result<OwnedFd> {
-    let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    Ok(rustix::fs::open(path, flags, Mode::empty())?)
+    /// Returns the byte stream of one session.
+    pub(crate) fn session(&self) -> io::Result<Descriptor> {
+        Descriptor::new(self.0.try_clone()?)
+    }
 }
