@@ -33,7 +33,8 @@ pub async fn run(services: Services) -> io::Result<()> {
     let port = Port::open(&find_port().await?)?;
     let agent = Agent::new(Role::FirstProcess, services)?;
     loop {
-        agent.serve(Box::new(port::connect(&path).await?)).await;
+        wait_for_host(&port).await?;
+        agent.serve(Box::new(port.session()?)).await;
     }
 }
 
@@ -115,6 +116,13 @@ fn port_named(wanted: &str) -> Option<std::ffi::OsString> {
         let name = fs::read_to_string(port.path().join("name")).ok()?;
         (name.trim_end() == wanted).then(|| port.file_name())
     })
+}
+
+async fn wait_for_host(port: &Port) -> io::Result<()> {
+    while !port.host_present()? {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    Ok(())
 }
 
 fn about(what: &str, error: io::Error) -> io::Error {

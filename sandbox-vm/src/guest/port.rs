@@ -1,14 +1,14 @@
 //! The virtio-serial port that leads to the host.
 //!
 //! Opened without blocking: a blocking write while the host is away would hang the writer for good. While
-//! the host is away, `poll` says readable at once and `read` returns nothing; that is the end of a session.
+//! the host is away, `poll` says readable at once and `read` returns nothing; that is the end of a
+//! session, and [`Port::host_present`] tells when the next one can begin.
 //!
-//! The kernel throws away what a port has received when it is closed. So it is opened once per session,
-//! before the host is waited for: the host may have said its first word by the time it is seen.
+//! Opened once and for ever: the kernel throws away what has arrived and was not read yet when a port is
+//! closed. A host that spoke early would never be heard, nor speak again.
 
 use std::io;
 use std::path::Path;
-use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::OwnedFd;
@@ -16,24 +16,21 @@ use rustix::fs::{Mode, OFlags};
 
 use super::descriptor::Descriptor;
 
-/// How long between two looks at whether the host is there.
-const PAUSE: Duration = Duration::from_millis(5);
+/// The open port. Sessions are duplicates of its descriptor, which end without closing it.
+#[derive(Debug)]
+pub(crate) struct Port(OwnedFd);
 
-/// Opens a port's device and waits until a host holds the other end.
-pub(crate) async fn connect(path: &Path) -> io::Result<Descriptor> {
-    let descriptor = open_raw(path)?;
-    while !host_present(&descriptor)? {
-        tokio::time::sleep(PAUSE).await;
+impl Port {
+    /// Opens a port's device. Only one program can have it open.
+    pub(crate) fn open(path: &Path) -> io::Result<Self> {
+        let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        Ok(Self(rustix::fs::open(path, flags, Mode::empty())?))
     }
-    Descriptor::new(descriptor)
-}
 
-/// Tells whether a host holds the other end, without waiting.
-fn host_present(descriptor: &OwnedFd) -> io::Result<bool> {
-    let mut wanted = [PollFd::new(descriptor, PollFlags::OUT)];
-    poll(
-        &mut wanted,
-        Some(&Timespec {
+    /// Tells whether a host holds the other end, without waiting.
+    pub(crate) fn host_present(&self) -> io::Result<bool> {
+        let mut wanted = [PollFd::new(&self.0, PollFlags::OUT)];
+        let at_once = Timespec {
             tv_sec: 0,
             tv_nsec: 0,
         };
