@@ -13,7 +13,7 @@ use crate::host::{default_dirs, default_hypervisor};
 use crate::lifecycle::Lifetime;
 use crate::owner::Owner;
 use crate::sandbox::{Link, Sandbox, blocking, launch};
-use crate::spec::{ImageSource, Limits, Spec, Tmpfs, Workspace};
+use crate::spec::{ExtraDisk, ImageSource, Limits, Spec, Tmpfs, Workspace};
 use crate::state::{Store, check_name};
 use crate::{control, helper};
 
@@ -40,6 +40,7 @@ pub struct SandboxBuilder {
     user: Option<String>,
     read_only_root: bool,
     tmpfs: Vec<Tmpfs>,
+    disks: Vec<ExtraDisk>,
     boot_patience: Duration,
     lifetime: Lifetime,
     hypervisor: Option<Arc<dyn Hypervisor>>,
@@ -59,6 +60,7 @@ impl SandboxBuilder {
             user: None,
             read_only_root: false,
             tmpfs: Vec::new(),
+            disks: Vec::new(),
             boot_patience: BOOT_PATIENCE,
             lifetime: Lifetime::Attached,
             hypervisor: None,
@@ -118,6 +120,12 @@ impl SandboxBuilder {
     /// Adds a file system in memory.
     pub fn tmpfs(mut self, tmpfs: Tmpfs) -> Self {
         self.tmpfs.push(tmpfs);
+        self
+    }
+
+    /// Adds a disk image of the host.
+    pub fn disk(mut self, disk: ExtraDisk) -> Self {
+        self.disks.push(disk);
         self
     }
 
@@ -230,6 +238,14 @@ impl SandboxBuilder {
                 return Err(format!("the value of {name} has a NUL in it"));
             }
         }
+        for disk in &self.disks {
+            if !is_place(&disk.target) || !disk.image.is_absolute() {
+                let (image, target) = (disk.image.display(), disk.target.display());
+                return Err(format!(
+                    "the disk {image} at {target} needs two absolute paths"
+                ));
+            }
+        }
         for tmpfs in &self.tmpfs {
             if !is_place(&tmpfs.target) {
                 let path = tmpfs.target.display();
@@ -295,6 +311,7 @@ impl SandboxBuilder {
             user: self.user.clone(),
             read_only_root: self.read_only_root,
             tmpfs: self.tmpfs.clone(),
+            disks: self.disks.clone(),
             boot_patience: self.boot_patience,
         })
     }

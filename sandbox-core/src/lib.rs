@@ -76,5 +76,5 @@ pub use sandbox_vm::channel::protocol::TerminalSize;
 pub use sandbox_vm::hypervisor::{Acceleration, Isolation};
 pub use sandbox_vm::image::Image;
 pub use sandbox_vm::{self as vm, Hypervisor, Progress, Step};
-pub use spec::{Limits, Tmpfs, Workspace};
+pub use spec::{ExtraDisk, Limits, Tmpfs, Workspace};
 pub use workspace::SyncReport;

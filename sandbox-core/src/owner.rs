@@ -410,7 +410,14 @@ fn machine_spec(owned: &Owned, image: &RootImage, disk: PathBuf) -> MachineSpec 
     if !spec.read_only_root {
         machine.disks.push(Disk::writable(disk));
     }
-    machine.setup = setup(owned, image);
+    let first = machine.disks.len();
+    machine
+        .disks
+        .extend(spec.disks.iter().map(|disk| match disk.read_only {
+            true => Disk::read_only(&disk.image),
+            false => Disk::writable(&disk.image),
+        }));
+    machine.setup = setup(owned, image, first);
     machine.remove_when_orphaned = match owned.record.lifetime {
         Lifetime::Attached => vec![owned.folder.clone(), owned.runtime.clone()],
         Lifetime::Detached => vec![owned.runtime.clone()],
@@ -418,12 +425,23 @@ fn machine_spec(owned: &Owned, image: &RootImage, disk: PathBuf) -> MachineSpec 
     machine
 }
 
-fn setup(owned: &Owned, image: &RootImage) -> Setup {
+/// `first` is the place of the first extra disk in the machine's list.
+fn setup(owned: &Owned, image: &RootImage, first: usize) -> Setup {
     let spec = &owned.record.spec;
     let now = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
         .ok();
     let clock = now.and_then(|now| Some((i64::try_from(now.as_secs()).ok()?, now.subsec_nanos())));
+    let disks = spec
+        .disks
+        .iter()
+        .enumerate()
+        .map(|(index, disk)| protocol::Mount::Disk {
+            target: disk.target.display().to_string(),
+            device: format!("disk{}", first + index),
+            fs_type: disk.fs_type.clone(),
+            read_only: disk.read_only,
+        });
     let mount = |tmpfs: &crate::spec::Tmpfs| protocol::Mount::Tmpfs {
         target: tmpfs.target.display().to_string(),
         size: u64::from(tmpfs.size_mib) << 20,
@@ -434,7 +452,7 @@ fn setup(owned: &Owned, image: &RootImage) -> Setup {
             lower_type: "erofs".into(),
             upper: (!spec.read_only_root).then(|| ("disk1".into(), "ext4".into())),
         }),
-        mounts: spec.tmpfs.iter().map(mount).collect(),
+        mounts: spec.tmpfs.iter().map(mount).chain(disks).collect(),
         hostname: owned.record.name.clone(),
         clock,
         env: environment(spec, image),

@@ -145,6 +145,46 @@ impl Tmpfs {
     }
 }
 
+/// A disk image of the host, mounted inside.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct ExtraDisk {
+    /// The raw image. A writable one must not be used by anything else meanwhile.
+    pub image: PathBuf,
+    /// Where, as an absolute path.
+    pub target: PathBuf,
+    /// Its file system type, one that the guest's kernel has: `ext4` and `erofs` for certain.
+    pub fs_type: String,
+    /// Whether the guest can only read it.
+    pub read_only: bool,
+}
+
+impl ExtraDisk {
+    /// An ext4 image that the guest can write to ([`sandbox_vm::disk::create`] makes an empty one).
+    pub fn ext4(image: impl Into<PathBuf>, target: impl Into<PathBuf>) -> Self {
+        Self {
+            image: image.into(),
+            target: target.into(),
+            fs_type: "ext4".into(),
+            read_only: false,
+        }
+    }
+
+    /// Replaces the file system type.
+    #[must_use]
+    pub fn fs_type(mut self, fs_type: impl Into<String>) -> Self {
+        self.fs_type = fs_type.into();
+        self
+    }
+
+    /// Lets the guest only read it; several sandboxes can share it then.
+    #[must_use]
+    pub fn read_only(mut self) -> Self {
+        self.read_only = true;
+        self
+    }
+}
+
 /// Everything that a sandbox is started from.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Spec {
@@ -156,6 +196,7 @@ pub(crate) struct Spec {
     pub(crate) user: Option<String>,
     pub(crate) read_only_root: bool,
     pub(crate) tmpfs: Vec<Tmpfs>,
+    pub(crate) disks: Vec<ExtraDisk>,
     pub(crate) boot_patience: Duration,
 }
 

@@ -540,6 +540,7 @@ mod tests {
             user: None,
             read_only_root: false,
             tmpfs: Vec::new(),
+            disks: Vec::new(),
             boot_patience: Duration::from_secs(1),
         }
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sandbox_core::{ErrorKind, Limits, State, Tmpfs};
+use sandbox_core::{ErrorKind, ExtraDisk, Limits, State, Tmpfs};
 
 use crate::place::{Place, eventually, kill, promptly, sh};
 
@@ -10,10 +10,16 @@ use crate::place::{Place, eventually, kill, promptly, sh};
 async fn settings_hold_inside_and_a_killed_machine_is_told_at_once() {
     let place = Place::new();
     let limits = Limits::default().memory_mib(512).cpus(1).processes(40);
+    let disk = place.folder.path().join("extra.ext4");
+    let size = sandbox_core::vm::disk::MIN_BYTES;
+    sandbox_core::vm::disk::create(&place.dirs.cache, size, &disk)
+        .await
+        .unwrap();
     let sandbox = place
         .microvm()
         .read_only_root()
         .tmpfs(Tmpfs::new("/mnt", 4))
+        .disk(ExtraDisk::ext4(&disk, "/srv"))
         .env("GREETING", "hello there")
         .user("nobody")
         .limits(limits)
@@ -25,7 +31,7 @@ async fn settings_hold_inside_and_a_killed_machine_is_told_at_once() {
         "hello there\nnobody\n1"
     );
     let mut command = sandbox.command("sh");
-    let script = "echo x > /root-file && exit 1; echo x > /mnt/small && exit 0";
+    let script = "echo x > /root-file && exit 1; echo x > /mnt/small && echo x > /srv/file && grep -q ' /srv ext4 ' /proc/mounts";
     let output = command
         .user("root")
         .args(["-c", script])
