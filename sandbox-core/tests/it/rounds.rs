@@ -95,6 +95,7 @@ fn start(place: &Place, detached: bool) -> Child {
         .args(["--exact", "rounds::lives_until_it_is_killed", "--ignored"])
         .env(PLACE, place.folder.path())
         .env("TMPDIR", place.temporary())
+        .env("SANDBOX_TEST_CACHE", &place.dirs.cache)
         .stdin(Stdio::null())
         .stdout(Stdio::null());
     if detached {
