@@ -11,3 +11,6 @@ pub mod ownership {}
 
 #[doc = include_str!("0004-images.md")]
 pub mod images {}
+
+#[doc = include_str!("0005-qemu.md")]
+pub mod qemu {}
