@@ -130,7 +130,11 @@ impl Qemu {
     /// Makes sure that the kernel boots the way the probe promised, before the first machine relies on
     /// it; falls back to emulation only where the policy allows it.
     async fn confirm(&self, spec: &MachineSpec) -> Result<Acceleration, Error> {
-        let availability = self.availability().await?;
+        // All three take a moment on the way to the first machine, and none needs another.
+        let rate = tokio::task::spawn_blocking(clock::tsc_khz);
+        let (availability, _) = tokio::try_join!(self.availability(), self.boot_files())?;
+        // It is asked again where it is needed, and answers at once then.
+        drop(rate.await);
         if availability.acceleration != Acceleration::Hardware || self.kernel_boots(spec).await? {
             return Ok(availability.acceleration);
         }
