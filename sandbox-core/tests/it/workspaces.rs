@@ -3,10 +3,11 @@
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
+use std::time::Duration;
 
-use sandbox_core::{Sandbox, Workspace};
+use sandbox_core::{Sandbox, State, Workspace};
 
-use crate::place::{Place, eventually, promptly, sh};
+use crate::place::{Place, count_microvm, eventually, kill, promptly, sh};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_done_on_one_side_is_there_on_the_other() {
@@ -27,6 +28,33 @@ async fn what_is_done_on_one_side_is_there_on_the_other() {
     copies_come_back_as_they_were(&sandbox, &place).await;
     promptly(sandbox.remove()).await.unwrap();
     place.assert_empty().await;
+}
+
+/// The disk that comes back after a kill or a power cut may lack what the two sides had agreed on. That is
+/// no deletion: least of all where the whole disk is lost.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_that_lost_its_disk_takes_no_file_of_the_host_along() {
+    let place = Place::new();
+    let project = place.project(&[("a", "one\n"), ("b/c", "two\n")]);
+    let sandbox = place
+        .microvm()
+        .workspace(Workspace::sync(&project))
+        .create()
+        .await
+        .unwrap();
+    let machine = sandbox.describe().await.unwrap().machine.unwrap();
+    kill(machine.pid.unwrap());
+    while promptly(sandbox.describe()).await.unwrap().state == State::Running {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let folder = place.dirs.state.join("sandboxes").join(sandbox.name());
+    fs::remove_file(folder.join("disk.ext4")).unwrap();
+    count_microvm();
+    sandbox.start().await.unwrap();
+    assert_eq!(sh(&sandbox, "cat a b/c").await, "one\ntwo");
+    assert_eq!(fs::read(project.join("a")).unwrap(), b"one\n");
+    assert_eq!(fs::read(project.join("b/c")).unwrap(), b"two\n");
+    promptly(sandbox.remove()).await.unwrap();
 }
 
 async fn changes_cross_while_a_command_runs(sandbox: &Sandbox, project: &Path) {
