@@ -198,6 +198,7 @@ impl Prepared {
         if let Some(group) = group {
             rustix::io::write(group, b"0")?;
         }
+        reset_signals();
         rustix::process::setsid()?;
         if self.terminal {
             rustix::process::ioctl_tiocsctty(rustix::stdio::stdin())?;
@@ -217,6 +218,17 @@ impl Prepared {
         }
         rustix::process::chdir(self.cwd.as_c_str())?;
         Ok(())
+    }
+}
+
+/// What this process was started with, or set for itself, must not be what its commands find: a signal
+/// that a shell ignored for a background job would stay ignored, Ctrl-C for one.
+fn reset_signals() {
+    const STANDARD: std::ops::RangeInclusive<i32> = 1..=31;
+    for number in STANDARD {
+        // SAFETY: `signal` with the default disposition runs no code of ours and may be called between
+        // fork and exec (`man 7 signal-safety`). For the two that cannot be changed it answers an error.
+        unsafe { libc::signal(number, libc::SIG_DFL) };
     }
 }
 
