@@ -91,6 +91,12 @@ pub(crate) struct Finished {
     pub(crate) consumed: Result<(), Error>,
 }
 
+/// The distribution's package downloader.
+pub(crate) const APT_GET: Tool = Tool {
+    program: "apt-get",
+    package: "apt",
+};
+
 impl Tool {
     /// Returns a command for the program, with a fixed locale and no input. System administration
     /// programs are found even if the caller's path has no `sbin` folders.

@@ -183,15 +183,8 @@ fn exit(status: WaitStatus, cause: ExitCause) -> Exit {
 }
 
 fn find_user(wanted: Option<&str>) -> Result<User, Failure> {
-    let passwd = std::fs::read("/etc/passwd").unwrap_or_default();
-    let group = std::fs::read("/etc/group").unwrap_or_default();
     let own = rustix::process::getuid().as_raw().to_string();
-    let wanted = wanted.unwrap_or(&own);
-    users::find(
-        wanted,
-        &String::from_utf8_lossy(&passwd),
-        &String::from_utf8_lossy(&group),
-    )
+    users::find_here(wanted.unwrap_or(&own))
 }
 
 fn working_directory(wanted: &Exec, user: &User) -> Result<Vec<u8>, Failure> {

@@ -299,10 +299,7 @@ fn unpack((folder, owner): (PathBuf, Option<User>), bytes: &mut dyn Read) -> Rep
 
 fn owner(user: Option<&str>) -> Reply<Option<User>> {
     let Some(user) = user else { return Ok(None) };
-    let passwd = fs::read("/etc/passwd").unwrap_or_default();
-    let group = fs::read("/etc/group").unwrap_or_default();
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let found = users::find(user, &text(&passwd), &text(&group))?;
+    let found = users::find_here(user)?;
     let own = rustix::process::getuid();
     // An unprivileged agent (in tests) owns what it makes and cannot give it away.
     Ok((own.is_root() || own.as_raw() != found.uid).then_some(found))

@@ -22,16 +22,12 @@ use sha2::{Digest, Sha256};
 use super::ImageConfig;
 use super::builder::Builder;
 use super::tar::{self, Whiteouts};
-use crate::process::{Cancel, Tool};
+use crate::process::{APT_GET, Cancel, Tool};
 use crate::{Error, Progress, Step};
 
 const MMDEBSTRAP: Tool = Tool {
     program: "mmdebstrap",
     package: "mmdebstrap",
-};
-const APT_GET: Tool = Tool {
-    program: "apt-get",
-    package: "apt",
 };
 
 /// What the system has beyond the distribution's minimal base.

@@ -17,15 +17,11 @@ use std::process::Command;
 use sandbox_base::{ErrorKind, durable};
 
 use super::Kernel;
-use crate::process::{Cancel, Tool, apt_option};
+use crate::process::{APT_GET, Cancel, Tool, apt_option};
 use crate::{Error, Progress, Step, cache};
 
 const APT_CACHE: Tool = Tool {
     program: "apt-cache",
-    package: "apt",
-};
-const APT_GET: Tool = Tool {
-    program: "apt-get",
     package: "apt",
 };
 const DPKG_DEB: Tool = Tool {
