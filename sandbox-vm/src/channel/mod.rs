@@ -17,4 +17,5 @@
 mod mux;
 pub mod protocol;
 
+pub(crate) use mux::SPLIT_SEND;
 pub use mux::{Channel, Incoming, MAX_STREAMS, Side, Stream};

@@ -21,12 +21,16 @@ pub const MAX_STREAMS: usize = 1024;
 /// never takes any holds this many windows and no more.
 const HOST_QUEUE: usize = 256;
 
+/// Room for one frame and its header, so that both leave in one write. The port takes 32 KiB at a time: a
+/// multiple of that leaves no small rest.
+const WRITE_BUFFER: usize = 128 * 1024;
+
+/// The header of a frame, by yamux's specification.
+const FRAME_HEADER: usize = 12;
+
 /// The largest piece that one write puts on the wire. Larger pieces mean fewer frames for the emulated
 /// guest to handle; smaller ones mean less waiting behind another stream's data.
-const SPLIT_SEND: usize = 64 * 1024;
-
-/// Room for one frame and its header, so that both leave in one write.
-const WRITE_BUFFER: usize = SPLIT_SEND + 64;
+pub(crate) const SPLIT_SEND: usize = WRITE_BUFFER - FRAME_HEADER;
 
 /// Which end of the channel this is. The host opens, the guest answers; both can open streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
