@@ -37,7 +37,7 @@ pub(super) async fn serve(shared: Arc<Shared>, id: u64, stream: impl ByteStream 
     });
     let meter = Arc::new(Meter::default());
     let metered = Metered::new(stream, Arc::clone(&meter));
-    let gated = Gated::new(metered, connection.head_bytes(), stopped);
+    let gated = Gated::requests(metered, connection.head_bytes(), stopped);
     let answering = Arc::clone(&connection);
     let service = service_fn(move |request| {
         let connection = Arc::clone(&answering);
