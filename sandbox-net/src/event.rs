@@ -216,12 +216,19 @@ impl Events {
         }
     }
 
-    pub(crate) fn emit(&self, mut event: Event) {
-        event.time_ms = unix_millis((self.0.clock)());
+    /// Numbers an event; makes and sends it only if somebody listens.
+    pub(crate) fn emit_with(&self, make: impl FnOnce() -> Event) {
+        let traced = tracing::enabled!(target: "sandbox_net::event", tracing::Level::DEBUG);
+        let made = (traced || self.0.sender.receiver_count() > 0).then(make);
         let mut next = self.0.next.lock().unwrap_or_else(PoisonError::into_inner);
-        event.seq = *next;
+        let seq = *next;
         *next += 1;
-        tracing::debug!(target: "sandbox_net::event", seq = event.seq, event = %event.to_json_line());
+        let Some(mut event) = made else {
+            return;
+        };
+        event.seq = seq;
+        event.time_ms = unix_millis((self.0.clock)());
+        tracing::debug!(target: "sandbox_net::event", seq, event = %event.to_json_line());
         // Nobody listening is no failure.
         drop(self.0.sender.send(event));
     }
@@ -321,7 +328,7 @@ mod tests {
         let events = events(4);
         let mut reader = events.subscribe();
         for connection in 0..10 {
-            events.emit(Event::new(Kind::Decision, connection));
+            events.emit_with(|| Event::new(Kind::Decision, connection));
         }
         let gap = reader.next().await.unwrap();
         assert_eq!((gap.kind, gap.seq, gap.missed), (Kind::Gap, 0, Some(6)));

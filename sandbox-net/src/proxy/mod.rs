@@ -11,25 +11,32 @@
 //! | module | holds |
 //! |---|---|
 //! | `connection` | one connection from the sandbox, served by hyper |
-//! | `gate` | the bytes of requests: only what can be read in one way reaches hyper |
+//! | `client` | such a connection, to the code that judges and tells |
+//! | `gate` | the bytes of messages: only what can be read in one way reaches hyper |
 //! | `request` | what a request's head asks for |
 //! | `tunnel`, `hello` | CONNECT; the name in the TLS ClientHello |
-//! | `exchange` | plain HTTP |
-//! | `dial` | connections to judged addresses |
+//! | `exchange`, `raw` | HTTP exchanges; what an upgrade leaves |
+//! | `inside` | requests inside a tunnel that was decrypted |
+//! | `upstream` | connections to judged addresses, HTTP over them, those that wait |
 //! | `lease`, `meter` | what ends a live connection: a new policy, silence |
+//! | `pump` | bytes both ways |
 //! | `reply` | the proxy's own answers |
 
+mod client;
 mod connection;
-mod dial;
 mod exchange;
 mod gate;
 mod hello;
+mod inside;
 mod lease;
 mod limits;
 mod meter;
+mod pump;
+mod raw;
 mod reply;
 mod request;
 mod tunnel;
+mod upstream;
 
 use std::{
     convert::Infallible,
@@ -50,7 +57,9 @@ use tokio::{
     time::timeout,
 };
 
+use lease::InForce;
 pub use limits::Limits;
+use upstream::{Connector, Direct, Pool, Settings};
 
 use crate::{
     event::{Event, Events, Kind, Subscription},
@@ -81,9 +90,12 @@ pub struct Proxy(Arc<Shared>);
 
 /// What the connections of one proxy share.
 struct Shared {
-    policy: watch::Sender<Arc<dyn EgressPolicy>>,
+    policy: watch::Sender<InForce>,
     resolver: Arc<dyn Resolver>,
+    connector: Arc<dyn Connector>,
+    pool: Arc<Pool>,
     limits: Limits,
+    settings: Settings,
     events: Events,
     places: Arc<Semaphore>,
     connections: AtomicU64,
@@ -108,8 +120,9 @@ impl Proxy {
         let id = self.0.connections.fetch_add(1, Relaxed);
         let Ok(place) = Arc::clone(&self.0.places).try_acquire_owned() else {
             let text = "this sandbox has too many connections open";
-            let event = Event::new(Kind::Refused, id).with_reason("busy", text);
-            self.0.events.emit(event);
+            self.0
+                .events
+                .emit_with(|| Event::new(Kind::Refused, id).with_reason("busy", text));
             let farewell = async {
                 stream.write_all(reply::BUSY).await?;
                 stream.shutdown().await
@@ -151,12 +164,16 @@ impl Proxy {
     /// The next decision is made by the new one. Live tunnels and exchanges are judged again at once, and those
     /// that the new policy would not have allowed are cut.
     pub fn set_policy(&self, policy: Arc<dyn EgressPolicy>) {
-        self.0.policy.send_replace(policy);
+        self.0.policy.send_modify(|in_force| {
+            in_force.policy = policy;
+            in_force.generation += 1;
+        });
+        self.0.pool.clear();
     }
 
     /// Returns the policy in force.
     pub fn policy(&self) -> Arc<dyn EgressPolicy> {
-        Arc::clone(&*self.0.policy.borrow())
+        Arc::clone(&self.0.policy.borrow().policy)
     }
 
     /// Subscribes to events from now on.
@@ -176,7 +193,7 @@ fn is_passing(error: &io::Error) -> bool {
 impl fmt::Debug for Proxy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Proxy")
-            .field("policy", &*self.0.policy.borrow())
+            .field("policy", &self.0.policy.borrow().policy)
             .field("limits", &self.0.limits)
             .finish_non_exhaustive()
     }
@@ -218,8 +235,14 @@ impl ProxyBuilder {
             .unwrap_or_else(|| Arc::new(SystemResolver::default()));
         let places = self.limits.connections.min(Semaphore::MAX_PERMITS);
         Proxy(Arc::new(Shared {
-            policy: watch::Sender::new(self.policy),
+            policy: watch::Sender::new(InForce {
+                policy: self.policy,
+                generation: 0,
+            }),
             resolver,
+            connector: Arc::new(Direct),
+            pool: Arc::new(Pool::new(self.limits.waiting)),
+            settings: Settings::new(&self.limits),
             limits: self.limits,
             events: self.events,
             places: Arc::new(Semaphore::new(places)),
