@@ -106,7 +106,7 @@ impl Client {
 
     /// Tells of this connection, if anybody listens; the event is made only then.
     pub(super) fn emit(&self, kind: Kind, fill: impl FnOnce(Event) -> Event) {
-        let begin = || Event::new(kind, self.id);
+        let begin = || Event::new(kind, self.id).with_sandbox(self.shared.label.as_ref());
         self.shared.events.emit_with(|| fill(begin()));
     }
 
@@ -147,6 +147,13 @@ impl Client {
     fn judge_again(&self) -> Option<Denial> {
         let mut leases = self.leases();
         leases.iter_mut().find_map(|(_, lease)| lease.judge().err())
+    }
+
+    /// Waits until the proxy takes no more requests.
+    pub(super) async fn closing(&self) {
+        let mut closing = self.shared.closing.subscribe();
+        // The sender lives as long as the proxy does.
+        drop(closing.wait_for(|closing| *closing).await);
     }
 
     /// Notes why the proxy ends this connection.

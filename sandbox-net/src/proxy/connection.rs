@@ -4,7 +4,12 @@
 //! a [`Front`] says how requests name their target. HTTP/1 passes a [gate](super::gate) first; HTTP/2 has one
 //! framing only, and bounds of its own here.
 
-use std::{convert::Infallible, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    pin::{Pin, pin},
+    sync::Arc,
+    time::Duration,
+};
 
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use hyper::{
@@ -86,11 +91,20 @@ async fn serve_http1<S: ByteStream + 'static>(client: &Client, front: Front, str
         let answering = answering.clone();
         async move { Ok::<_, Infallible>(answering.answer(request).await) }
     });
-    let serving = http1_server(limits)
-        .serve_connection(TokioIo::new(gated), service)
-        .with_upgrades();
+    let mut serving = pin!(
+        http1_server(limits)
+            .serve_connection(TokioIo::new(gated), service)
+            .with_upgrades()
+    );
+    let gracefully = async {
+        tokio::select! {
+            served = &mut serving => return served,
+            () = client.closing() => serving.as_mut().graceful_shutdown(),
+        }
+        serving.await
+    };
     tokio::select! {
-        served = serving => served.unwrap_or_else(|error| report_broken(client, &error)),
+        served = gracefully => served.unwrap_or_else(|error| report_broken(client, &error)),
         () = ended(client, &meter) => return,
     }
     let Some((upgrade, successor)) = client.take_successor() else {
@@ -127,10 +141,17 @@ async fn serve_http2(client: &Client, front: Front, stream: impl ByteStream + 's
             Box::pin(answering.answer(request));
         async move { Ok::<_, Infallible>(answer.await) }
     });
-    let serving =
-        http2_server(&client.shared.limits).serve_connection(TokioIo::new(metered), service);
+    let server = http2_server(&client.shared.limits);
+    let mut serving = pin!(server.serve_connection(TokioIo::new(metered), service));
+    let gracefully = async {
+        tokio::select! {
+            served = &mut serving => return served,
+            () = client.closing() => serving.as_mut().graceful_shutdown(),
+        }
+        serving.await
+    };
     tokio::select! {
-        served = serving => served.unwrap_or_else(|error| report_broken(client, &error)),
+        served = gracefully => served.unwrap_or_else(|error| report_broken(client, &error)),
         () = ended(client, &meter) => {}
     }
 }

@@ -99,6 +99,10 @@ struct Shared {
     events: Events,
     places: Arc<Semaphore>,
     connections: AtomicU64,
+    /// What events call the sandbox.
+    label: Option<Arc<str>>,
+    /// Whether connections that wait for a request are to be closed.
+    closing: watch::Sender<bool>,
 }
 
 impl Proxy {
@@ -109,6 +113,7 @@ impl Proxy {
             resolver: None,
             limits: Limits::default(),
             events: Events::default(),
+            label: None,
         }
     }
 
@@ -120,9 +125,10 @@ impl Proxy {
         let id = self.0.connections.fetch_add(1, Relaxed);
         let Ok(place) = Arc::clone(&self.0.places).try_acquire_owned() else {
             let text = "this sandbox has too many connections open";
-            self.0
-                .events
-                .emit_with(|| Event::new(Kind::Refused, id).with_reason("busy", text));
+            self.0.events.emit_with(|| {
+                let event = Event::new(Kind::Refused, id).with_reason("busy", text);
+                event.with_sandbox(self.0.label.as_ref())
+            });
             let farewell = async {
                 stream.write_all(reply::BUSY).await?;
                 stream.shutdown().await
@@ -143,6 +149,39 @@ impl Proxy {
     /// What the listener answers when it cannot go on. A lack of descriptors is waited out.
     pub async fn listen(&self, listener: TcpListener) -> io::Result<Infallible> {
         let mut serving = JoinSet::new();
+        self.accept(&listener, &mut serving).await
+    }
+
+    /// Accepts and serves like [`listen`](Self::listen) until `stop` is ready, then ends gracefully.
+    ///
+    /// The listener is closed, and so are connections that wait for a request, for good: the proxy takes no more
+    /// than the request under way from any connection. Returns when the last exchange and the last tunnel have
+    /// ended; dropping the future cuts them.
+    ///
+    /// # Errors
+    ///
+    /// As [`listen`](Self::listen).
+    pub async fn listen_until(
+        &self,
+        listener: TcpListener,
+        stop: impl Future<Output = ()>,
+    ) -> io::Result<()> {
+        let mut serving = JoinSet::new();
+        tokio::select! {
+            failed = self.accept(&listener, &mut serving) => return failed.map(|never| match never {}),
+            () = stop => {}
+        }
+        drop(listener);
+        self.0.closing.send_replace(true);
+        while serving.join_next().await.is_some() {}
+        Ok(())
+    }
+
+    async fn accept(
+        &self,
+        listener: &TcpListener,
+        serving: &mut JoinSet<()>,
+    ) -> io::Result<Infallible> {
         loop {
             tokio::select! {
                 accepted = listener.accept() => match accepted {
@@ -207,6 +246,7 @@ pub struct ProxyBuilder {
     resolver: Option<Arc<dyn Resolver>>,
     limits: Limits,
     events: Events,
+    label: Option<Arc<str>>,
 }
 
 impl ProxyBuilder {
@@ -225,6 +265,12 @@ impl ProxyBuilder {
     /// Sets where events go. Several proxies may share one stream.
     pub fn events(mut self, events: Events) -> Self {
         self.events = events;
+        self
+    }
+
+    /// Sets what events call the sandbox. Worth it where several proxies share one stream of events.
+    pub fn label(mut self, sandbox: &str) -> Self {
+        self.label = Some(sandbox.into());
         self
     }
 
@@ -247,6 +293,8 @@ impl ProxyBuilder {
             events: self.events,
             places: Arc::new(Semaphore::new(places)),
             connections: AtomicU64::new(0),
+            label: self.label,
+            closing: watch::Sender::new(false),
         }))
     }
 }

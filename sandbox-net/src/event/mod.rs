@@ -4,6 +4,8 @@
 //! silently: the loss is an event itself, [`Kind::Gap`], with the number of those that were missed. Time comes
 //! from a clock that is passed in.
 
+mod log;
+
 use std::{
     fmt,
     net::SocketAddr,
@@ -13,6 +15,8 @@ use std::{
 
 use serde::Serialize;
 use tokio::sync::broadcast;
+
+pub use log::LogFile;
 
 use crate::policy::{Denial, Rule, Target};
 
@@ -30,7 +34,7 @@ pub enum Kind {
     End,
     /// A request could not be read, or was ambiguous.
     Refused,
-    /// Events were lost because this subscriber read too slowly.
+    /// Events were lost because this subscriber read too slowly, or could not be written down.
     Gap,
 }
 
@@ -55,6 +59,9 @@ pub struct Event {
     pub time_ms: u64,
     /// What the event tells of.
     pub kind: Kind,
+    /// The sandbox, if the proxy was told its name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sandbox: Option<String>,
     /// The connection from the sandbox, counted from 0.
     pub connection: u64,
     /// The host as it was judged, in canonical form.
@@ -104,6 +111,7 @@ impl Event {
             seq: 0,
             time_ms: 0,
             kind,
+            sandbox: None,
             connection,
             host: None,
             port: None,
@@ -119,6 +127,11 @@ impl Event {
             duration_ms: None,
             missed: None,
         }
+    }
+
+    pub(crate) fn with_sandbox(mut self, sandbox: Option<&Arc<str>>) -> Self {
+        self.sandbox = sandbox.map(|name| name.as_ref().to_owned());
+        self
     }
 
     pub(crate) fn with_target(mut self, target: &Target) -> Self {
@@ -170,6 +183,9 @@ impl Event {
     pub fn to_json_line(&self) -> String {
         // A struct of strings and numbers always has a JSON form.
         let json = serde_json::to_string(self).unwrap_or_default();
+        if json.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+            return json;
+        }
         let mut line = String::with_capacity(json.len());
         for c in json.chars() {
             if matches!(c, ' '..='~') {
@@ -268,6 +284,18 @@ impl Subscription {
             }
             Err(broadcast::error::RecvError::Closed) => None,
             Err(broadcast::error::RecvError::Lagged(missed)) => Some(self.gap(missed)),
+        }
+    }
+
+    /// Returns the next event if there is one already.
+    pub fn try_next(&mut self) -> Option<Event> {
+        match self.receiver.try_recv() {
+            Ok(event) => {
+                self.next = event.seq + 1;
+                Some(event)
+            }
+            Err(broadcast::error::TryRecvError::Lagged(missed)) => Some(self.gap(missed)),
+            Err(_) => None,
         }
     }
 
