@@ -1,16 +1,15 @@
 //! Answers that the proxy gives itself: short JSON that says what happened, why, and what would help.
 
 use bytes::Bytes;
-use http::{HeaderValue, Response, StatusCode, header};
+use http::{HeaderValue, Response, StatusCode, Version, header};
 use http_body_util::{Either, Full};
-use hyper::body::Incoming;
 use serde::Serialize;
 
-use super::request::Refusal;
+use super::{exchange::Carried, request::Refusal};
 use crate::policy::{Denial, Reason, Target};
 
 /// A body of the proxy's own, or one that streams from an origin.
-pub(crate) type Body = Either<Full<Bytes>, Incoming>;
+pub(crate) type Body = Either<Full<Bytes>, Carried>;
 
 #[derive(Debug, Serialize)]
 struct Answer<'a> {
@@ -49,8 +48,9 @@ pub(crate) fn denied(target: &Target, denial: &Denial) -> Response<Body> {
     json(status, &answer)
 }
 
-/// Answers a request that cannot be served: 400, and the connection is closed, since its bytes are not trusted.
-pub(crate) fn refused(refusal: &Refusal) -> Response<Body> {
+/// Answers a request that cannot be served: 400, or 421 if it went astray (RFC 9110, 15.5.20). The connection is
+/// closed, since its bytes are not trusted; in HTTP/2 only the stream ends, whose bytes are its own.
+pub(crate) fn refused(refusal: &Refusal, version: Version) -> Response<Body> {
     let message = refusal.to_string();
     let answer = Answer {
         error: "refused",
@@ -61,9 +61,15 @@ pub(crate) fn refused(refusal: &Refusal) -> Response<Body> {
         rule: None,
         remedy: None,
     };
-    let mut response = json(StatusCode::BAD_REQUEST, &answer);
-    let close = HeaderValue::from_static("close");
-    response.headers_mut().insert(header::CONNECTION, close);
+    let status = match refusal {
+        Refusal::Misdirected => StatusCode::MISDIRECTED_REQUEST,
+        Refusal::Malformed(_) | Refusal::Target(_) => StatusCode::BAD_REQUEST,
+    };
+    let mut response = json(status, &answer);
+    if version != Version::HTTP_2 {
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(header::CONNECTION, close);
+    }
     response
 }
 
