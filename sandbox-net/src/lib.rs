@@ -57,6 +57,8 @@
 //! - Other protocols than HTTP and TLS pass only where a rule names their port, and unseen.
 
 #[cfg(feature = "proxy")]
+pub mod approval;
+#[cfg(feature = "proxy")]
 mod decide;
 #[cfg(feature = "proxy")]
 mod error;

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::io::ErrorKind;
 use std::time::{Duration, UNIX_EPOCH};
 
-use sandbox_core::net::policy::{Pattern, RuleSet, Verdict};
+use sandbox_core::net::policy::{Clause, RuleSet, Verdict};
 use sandbox_core::net::resolve::SystemResolver;
 use sandbox_core::{Dirs, Sandbox, net};
 use serde_json::Value;
@@ -39,13 +39,19 @@ async fn proxy(dirs: &Dirs, arguments: &cli::Proxy) -> Result<u8, Failure> {
 
 fn shown(rules: &RuleSet) -> String {
     let mut text = format!("policy  {}\n", rules.mode());
-    let mut add = |what: &str, hosts: &[Pattern]| {
-        for host in hosts {
-            text += &format!("{what:7} {host}\n");
+    let mut add = |what: &str, clauses: &[Clause]| {
+        for clause in clauses {
+            text += &format!("{what:7} {clause}\n");
         }
     };
     add("allow", rules.allowed());
     add("block", rules.blocked());
+    if let Some(limits) = rules.limits() {
+        add("limit", limits);
+        if limits.is_empty() {
+            text += "limit   nothing\n";
+        }
+    }
     text
 }
 
