@@ -1,17 +1,22 @@
 //! Rules arranged for matching: one hash table of names, which is asked once per label, and one of networks, which
-//! is asked once per prefix length in use.
+//! is asked once per prefix length in use. All lists of all layers stand in the same tables, so that a decision
+//! walks a name once, however many there are.
 
 use std::{collections::HashMap, net::IpAddr};
 
 use ipnet::IpNet;
+use smallvec::SmallVec;
 
-use crate::policy::{Clause, Host, HostName, Requests, Rule, name, pattern::Kind};
+use crate::policy::{
+    Clause, Host, HostName, Layer, Requests, Rule, name, pattern::Kind, rules::List,
+};
 
 /// A rule in the index.
 #[derive(Debug, Clone)]
 pub(super) struct Entry {
     reach: Reach,
-    pub(super) port: Option<u16>,
+    list: List,
+    port: Option<u16>,
     pub(super) requests: Option<Requests>,
     pub(super) rule: Rule,
 }
@@ -35,104 +40,113 @@ impl Reach {
     }
 }
 
-/// The rules of one list.
+/// The rules about one host, on whatever port, the most specific first. Rarely more than a few.
+pub(super) struct Found<'a>(SmallVec<[&'a Entry; 8]>);
+
+impl<'a> Found<'a> {
+    /// Lists the rules of one list of one layer.
+    pub(super) fn of(&self, layer: Option<Layer>, list: List) -> impl Iterator<Item = &'a Entry> {
+        let entries = self.0.iter().copied();
+        entries.filter(move |entry| entry.list == list && entry.rule.layer() == layer)
+    }
+
+    /// Whether there are none at all.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl Entry {
+    /// Tells whether the port of a target fits; a rule without one fits in a block always, else on the web's ports.
+    pub(super) fn fits(&self, port: u16) -> bool {
+        match self.port {
+            Some(named) => named == port,
+            None => self.list == List::Block || super::judge::WEB_PORTS.contains(&port),
+        }
+    }
+
+    /// Tells whether it names its port.
+    pub(super) fn names_port(&self) -> bool {
+        self.port.is_some()
+    }
+}
+
+/// The rules of one set, or of all layers.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Index {
     names: HashMap<HostName, Vec<Entry>>,
     networks: HashMap<IpNet, Vec<Entry>>,
     /// The prefix lengths in use, longest first: of IPv4, of IPv6.
     prefixes: [Vec<u8>; 2],
-    /// Whether any rule is about some requests only.
-    has_requests: bool,
+    /// The most labels of a name in the table: longer suffixes are not looked for.
+    labels: usize,
 }
 
 impl Index {
-    /// Adds a rule. A wide one fits any depth where its pattern says one label.
-    pub(super) fn insert(&mut self, clause: &Clause, rule: Rule, wide: bool) {
-        let (entries, reach) = match &clause.pattern.kind {
-            Kind::Exact(name) => (self.names.entry(name.clone()), Reach::Exact),
-            Kind::Child(suffix) if wide => (self.names.entry(suffix.clone()), Reach::Descendant),
-            Kind::Child(suffix) => (self.names.entry(suffix.clone()), Reach::Child),
-            Kind::Descendant(suffix) => (self.names.entry(suffix.clone()), Reach::Descendant),
-            Kind::Network(network) => return self.insert_network(*network, clause, rule),
+    /// Adds a rule. In a block `*.` fits any depth.
+    pub(super) fn insert(&mut self, list: List, clause: &Clause, rule: Rule) {
+        let (key, reach) = match &clause.pattern.kind {
+            Kind::Exact(name) => (name, Reach::Exact),
+            Kind::Child(suffix) if list == List::Block => (suffix, Reach::Descendant),
+            Kind::Child(suffix) => (suffix, Reach::Child),
+            Kind::Descendant(suffix) => (suffix, Reach::Descendant),
+            Kind::Network(network) => return self.insert_network(*network, list, (clause, rule)),
         };
-        self.has_requests |= clause.requests.is_some();
-        add(entries.or_default(), entry(clause, rule, reach));
+        self.labels = self.labels.max(labels(key.as_str()));
+        let entries = self.names.entry(key.clone()).or_default();
+        add(entries, entry(list, reach, (clause, rule)));
     }
 
-    fn insert_network(&mut self, network: IpNet, clause: &Clause, rule: Rule) {
+    fn insert_network(&mut self, network: IpNet, list: List, rule: (&Clause, Rule)) {
         let prefixes = &mut self.prefixes[family(network.addr())];
         if let Err(at) = prefixes.binary_search_by(|p| network.prefix_len().cmp(p)) {
             prefixes.insert(at, network.prefix_len());
         }
         let entries = self.networks.entry(network).or_default();
-        add(entries, entry(clause, rule, Reach::Exact));
+        add(entries, entry(list, Reach::Exact, rule));
     }
 
-    /// Finds a rule about everything that the host is sent, and whose port fits. One that names its port is
-    /// preferred, then the most specific.
-    pub(super) fn find(&self, host: &Host, fits: impl Fn(Option<u16>) -> bool) -> Option<&Entry> {
-        let mut best: Option<&Entry> = None;
-        for entry in self.entries(host) {
-            if entry.requests.is_some() || !fits(entry.port) {
-                continue;
-            }
-            if entry.port.is_some() {
-                return Some(entry);
-            }
-            best = best.or(Some(entry));
+    /// Finds all rules about a host.
+    pub(super) fn find(&self, host: &Host) -> Found<'_> {
+        match host {
+            Host::Name(name) => self.find_name(name),
+            Host::Address(address) => self.find_address(address.to_canonical()),
         }
-        best
     }
 
-    /// Lists the rules about some of the host's requests, whose port fits, the most specific first.
-    pub(super) fn requests(
-        &self,
-        host: &Host,
-        fits: impl Fn(Option<u16>) -> bool,
-    ) -> impl Iterator<Item = (&Entry, &Requests)> {
-        let entries = self.has_requests.then(|| self.entries(host));
-        entries
-            .into_iter()
-            .flatten()
-            .filter(move |entry| fits(entry.port))
-            .filter_map(|entry| Some((entry, entry.requests.as_ref()?)))
-    }
-
-    /// Tells whether any rule is about the host, on whatever port.
-    pub(super) fn knows(&self, host: &Host) -> Option<&Entry> {
-        self.entries(host).next()
-    }
-
-    fn entries(&self, host: &Host) -> impl Iterator<Item = &Entry> {
-        let (name, address) = match host {
-            Host::Name(name) => (Some(self.for_name(name)), None),
-            Host::Address(address) => (None, Some(self.for_address(address.to_canonical()))),
-        };
-        let name = name.into_iter().flatten();
-        name.chain(address.into_iter().flatten())
-    }
-
-    fn for_name(&self, name: &HostName) -> impl Iterator<Item = &Entry> {
+    fn find_name(&self, name: &HostName) -> Found<'_> {
+        let mut found = SmallVec::new();
+        if self.names.is_empty() {
+            return Found(found);
+        }
+        let beyond = labels(name.as_str()).saturating_sub(self.labels);
         let suffixes = std::iter::successors(Some(name.as_str()), |name| name::parent(name));
-        suffixes.enumerate().flat_map(|(depth, suffix)| {
-            let entries = self.names.get(suffix).map_or(&[][..], Vec::as_slice);
-            entries.iter().filter(move |entry| entry.reach.holds(depth))
-        })
+        for (depth, suffix) in suffixes.enumerate().skip(beyond) {
+            if let Some(entries) = self.names.get(suffix) {
+                found.extend(entries.iter().filter(|entry| entry.reach.holds(depth)));
+            }
+        }
+        Found(found)
     }
 
-    fn for_address(&self, address: IpAddr) -> impl Iterator<Item = &Entry> {
-        self.prefixes[family(address)]
+    fn find_address(&self, address: IpAddr) -> Found<'_> {
+        let prefixes = &self.prefixes[family(address)];
+        let networks = prefixes
             .iter()
-            .filter_map(move |prefix| IpNet::new(address, *prefix).ok())
-            .filter_map(|network| self.networks.get(&network.trunc()))
-            .flatten()
+            .filter_map(|prefix| IpNet::new(address, *prefix).ok());
+        let entries = networks.filter_map(|network| self.networks.get(&network.trunc()));
+        Found(entries.flatten().collect())
     }
 }
 
-fn entry(clause: &Clause, rule: Rule, reach: Reach) -> Entry {
+fn labels(name: &str) -> usize {
+    name.bytes().filter(|byte| *byte == b'.').count() + 1
+}
+
+fn entry(list: List, reach: Reach, (clause, rule): (&Clause, Rule)) -> Entry {
     Entry {
         reach,
+        list,
         port: clause.pattern.port,
         requests: clause.requests.clone(),
         rule,
@@ -142,7 +156,9 @@ fn entry(clause: &Clause, rule: Rule, reach: Reach) -> Entry {
 /// Keeps the nearer reach first. Of rules that decide the same, the first one is the one that is named.
 fn add(entries: &mut Vec<Entry>, new: Entry) {
     let same = |old: &Entry| {
-        old.reach == new.reach && old.port == new.port && old.requests == new.requests
+        (old.reach, old.list, old.port) == (new.reach, new.list, new.port)
+            && old.rule.layer() == new.rule.layer()
+            && old.requests == new.requests
     };
     if !entries.iter().any(same) {
         let at = entries.partition_point(|old| old.reach <= new.reach);

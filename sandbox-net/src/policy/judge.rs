@@ -7,9 +7,10 @@ use std::net::SocketAddr;
 
 use crate::policy::{
     Allow, Allowed, Candidate, Carriage, Class, Denial, Facts, Floor, Hello, Host, Layer, Mode,
-    Need, Reason, RequestLine, Requests, Rule, RuleSet, Target, Verdict, floor,
-    index::{Entry, Index},
+    Need, Reason, RequestLine, Rule, RuleSet, Target, Verdict, floor,
+    index::{Entry, Found, Index},
     request::Reading,
+    rules::List,
 };
 
 /// The ports that an allow without a port fits.
@@ -24,45 +25,27 @@ pub(super) struct Tier<'a> {
     pub(super) rules: &'a RuleSet,
 }
 
-impl Tier<'_> {
-    /// Names a rule of this tier.
-    fn rule(&self, entry: &Entry) -> Option<Rule> {
-        Some(entry.rule.clone().in_layer(self.layer))
-    }
-
-    /// Finds the first of some rules that is about the request.
-    fn first_fit<'e>(
-        &self,
-        rules: impl Iterator<Item = (&'e Entry, &'e Requests)>,
-        (request, reading): (&RequestLine, Reading),
-    ) -> Result<Option<Rule>, Denial> {
-        for (entry, requests) in rules {
-            match requests.fits(request, reading) {
-                Ok(false) => {}
-                Ok(true) => return Ok(self.rule(entry)),
-                Err(what) => {
-                    return Err(Denial::new(Reason::Ambiguous, what)
-                        .with_rule(self.rule(entry))
-                        .with_remedy("send the path in its plain form"));
-                }
-            }
-        }
-        Ok(None)
-    }
-}
-
-/// Judges by tiers, the strongest first.
+/// Judges by tiers, the strongest first, whose rules are all in the index.
 pub(super) fn judge<'a>(
+    index: &'a Index,
     tiers: impl Iterator<Item = Tier<'a>> + Clone,
     facts: &Facts<'_>,
 ) -> Verdict {
-    let judge = Judge { tiers, facts };
+    let judge = Judge {
+        found: index.find(&facts.target.host),
+        index,
+        tiers,
+        facts,
+    };
     judge.decide().unwrap_or_else(Verdict::Deny)
 }
 
-struct Judge<'f, 'd, I> {
+struct Judge<'f, 'd, 'a, I> {
+    index: &'a Index,
     tiers: I,
     facts: &'f Facts<'d>,
+    /// The rules about the target's host.
+    found: Found<'a>,
 }
 
 /// What the name and the port alone decided.
@@ -77,7 +60,7 @@ struct Grant {
     port_named: bool,
 }
 
-impl<'a, I: Iterator<Item = Tier<'a>> + Clone> Judge<'_, '_, I> {
+impl<'a, I: Iterator<Item = Tier<'a>> + Clone> Judge<'_, '_, 'a, I> {
     fn decide(&self) -> Result<Verdict, Denial> {
         let mut grant = self.judge_target()?;
         let needs_hello = needs_hello(self.facts, &grant)?;
@@ -104,23 +87,72 @@ impl<'a, I: Iterator<Item = Tier<'a>> + Clone> Judge<'_, '_, I> {
         self.tiers.clone()
     }
 
+    /// Lists the rules of a list that are about the host and whose port fits.
+    fn fitting(&self, tier: &Tier<'a>, list: List) -> impl Iterator<Item = &'a Entry> {
+        let port = self.facts.target.port;
+        let rules = self.found.of(tier.layer, list);
+        rules.filter(move |entry| entry.fits(port))
+    }
+
+    /// Finds a rule about everything that the host is sent. One that names its port is preferred, then the most
+    /// specific.
+    fn whole(&self, tier: &Tier<'a>, list: List) -> Option<&'a Entry> {
+        let mut best = None;
+        for entry in self.fitting(tier, list) {
+            if entry.requests.is_none() {
+                if entry.names_port() {
+                    return Some(entry);
+                }
+                best = best.or(Some(entry));
+            }
+        }
+        best
+    }
+
+    /// Lists the rules about some of the host's requests.
+    fn partial(&self, tier: &Tier<'a>, list: List) -> impl Iterator<Item = &'a Entry> {
+        let rules = self.fitting(tier, list);
+        rules.filter(|entry| entry.requests.is_some())
+    }
+
+    /// Finds the first rule about some requests that is about this one.
+    fn first_fit(
+        &self,
+        (tier, list): (&Tier<'a>, List),
+        request: &RequestLine,
+    ) -> Result<Option<Rule>, Denial> {
+        let reading = match list {
+            List::Block => Reading::Wide,
+            List::Allow | List::Limit => Reading::Narrow,
+        };
+        for entry in self.partial(tier, list) {
+            let fits = entry.requests.as_ref();
+            match fits.map_or(Ok(false), |requests| requests.fits(request, reading)) {
+                Ok(false) => {}
+                Ok(true) => return Ok(Some(entry.rule.clone())),
+                Err(what) => {
+                    return Err(Denial::new(Reason::Ambiguous, what)
+                        .with_rule(Some(entry.rule.clone()))
+                        .with_remedy("send the path in its plain form"));
+                }
+            }
+        }
+        Ok(None)
+    }
+
     fn judge_target(&self) -> Result<Grant, Denial> {
-        let Target { host, port } = self.facts.target;
+        let host = &self.facts.target.host;
         if host.name().is_some_and(|name| name.is_localhost()) {
             return Err(localhost());
         }
-        let (block, web) = (fits_block(*port), fits_web(*port));
         let mut by_request = false;
         for tier in self.tiers() {
-            if let Some(found) = tier.rules.blocks.find(host, &block) {
-                return Err(blocked(tier.rule(found)));
+            if let Some(found) = self.whole(&tier, List::Block) {
+                return Err(blocked(found));
             }
-            by_request |= tier.rules.blocks.requests(host, &block).next().is_some();
-            let Some(limit) = &tier.rules.limits else {
-                continue;
-            };
-            if limit.index.find(host, &web).is_none() {
-                if limit.index.requests(host, &web).next().is_none() {
+            by_request |= self.partial(&tier, List::Block).next().is_some();
+            if tier.rules.limit.is_some() && self.whole(&tier, List::Limit).is_none() {
+                if self.partial(&tier, List::Limit).next().is_none() {
                     return Err(beyond(&tier));
                 }
                 by_request = true;
@@ -133,41 +165,40 @@ impl<'a, I: Iterator<Item = Tier<'a>> + Clone> Judge<'_, '_, I> {
 
     /// Looks for what allows the target.
     fn grant(&self) -> Result<Grant, Denial> {
-        let Target { host, port } = self.facts.target;
-        let web = fits_web(*port);
+        let port = self.facts.target.port;
         let whole = |rule, port_named| Grant {
             rule,
             partial: false,
             by_request: false,
             port_named,
         };
-        let mut best = None;
+        let mut best: Option<&Entry> = None;
         for tier in self.tiers() {
-            match tier.rules.allows.find(host, &web) {
-                Some(found) if found.port.is_some() => return Ok(whole(tier.rule(found), true)),
-                Some(found) if best.is_none() => best = Some(tier.rule(found)),
-                _ => {}
+            match self.whole(&tier, List::Allow) {
+                Some(found) if found.names_port() => {
+                    return Ok(whole(Some(found.rule.clone()), true));
+                }
+                found => best = best.or(found),
             }
         }
-        if let Some(rule) = best {
-            return Ok(whole(rule, false));
+        if let Some(found) = best {
+            return Ok(whole(Some(found.rule.clone()), false));
         }
-        if self.is_open() && WEB_PORTS.contains(port) {
+        if self.is_open() && WEB_PORTS.contains(&port) {
             return Ok(whole(None, false));
         }
-        let mut some = self.tiers();
-        let some = some.find_map(|tier| Some(tier.rules.allows.requests(host, &web).next()?.0));
-        if let Some(entry) = some {
+        let mut tiers = self.tiers();
+        if let Some(entry) = tiers.find_map(|tier| self.partial(&tier, List::Allow).next()) {
             return Ok(Grant {
                 rule: None,
                 partial: true,
                 by_request: true,
-                port_named: entry.port.is_some(),
+                port_named: entry.names_port(),
             });
         }
         if self.facts.approved {
             let rule = Some(Rule::new("approved"));
-            return Ok(whole(rule, !WEB_PORTS.contains(port)));
+            return Ok(whole(rule, !WEB_PORTS.contains(&port)));
         }
         Err(self.not_allowed())
     }
@@ -182,14 +213,14 @@ impl<'a, I: Iterator<Item = Tier<'a>> + Clone> Judge<'_, '_, I> {
     fn not_allowed(&self) -> Denial {
         let target = self.facts.target;
         let mut tiers = self.tiers();
-        let known = tiers.find_map(|tier| Some(tier.rule(tier.rules.allows.knows(&target.host)?)));
+        let known = tiers.find_map(|tier| self.found.of(tier.layer, List::Allow).next());
         let remedy = format!("allow `{}`", remedy_pattern(target));
         let denial = match known {
-            Some(rule) => Denial::new(
+            Some(entry) => Denial::new(
                 Reason::Port,
                 format!("the host is allowed, but not on port {}", target.port),
             )
-            .with_rule(rule),
+            .with_rule(Some(entry.rule.clone())),
             None if self.is_open() => Denial::new(
                 Reason::Port,
                 format!("port {} needs a rule that names it", target.port),
@@ -201,33 +232,23 @@ impl<'a, I: Iterator<Item = Tier<'a>> + Clone> Judge<'_, '_, I> {
 
     /// Judges the request by every rule that is about some requests of this host; returns the rule that allows it.
     fn judge_request(&self, grant: &Grant, request: &RequestLine) -> Result<Option<Rule>, Denial> {
-        let Target { host, port } = self.facts.target;
-        let web = fits_web(*port);
         for tier in self.tiers() {
-            let blocks = tier.rules.blocks.requests(host, fits_block(*port));
-            if let Some(rule) = tier.first_fit(blocks, (request, Reading::Wide))? {
+            if let Some(rule) = self.first_fit((&tier, List::Block), request)? {
                 let denial = Denial::new(Reason::Blocked, "a rule blocks this request");
                 return Err(denial.with_rule(Some(rule)));
             }
-            let Some(limit) = &tier.rules.limits else {
-                continue;
-            };
-            if limit.index.find(host, &web).is_none() {
-                let limits = limit.index.requests(host, &web);
-                if tier
-                    .first_fit(limits, (request, Reading::Narrow))?
-                    .is_none()
-                {
-                    return Err(beyond(&tier));
-                }
+            if tier.rules.limit.is_some()
+                && self.whole(&tier, List::Limit).is_none()
+                && self.first_fit((&tier, List::Limit), request)?.is_none()
+            {
+                return Err(beyond(&tier));
             }
         }
         if !grant.partial {
             return Ok(grant.rule.clone());
         }
         for tier in self.tiers() {
-            let allows = tier.rules.allows.requests(host, &web);
-            let found = tier.first_fit(allows, (request, Reading::Narrow))?;
+            let found = self.first_fit((&tier, List::Allow), request)?;
             if found.is_some() {
                 return Ok(found);
             }
@@ -263,15 +284,19 @@ impl<'a, I: Iterator<Item = Tier<'a>> + Clone> Judge<'_, '_, I> {
         let address = candidate.address.to_canonical();
         let embedded = floor::embedded(address).map(Into::into);
         for host in [Some(address), embedded].into_iter().flatten() {
-            let host = Host::Address(host);
+            let found = self.index.find(&Host::Address(host));
+            if found.is_empty() {
+                continue;
+            }
             for tier in self.tiers() {
-                if let Some(found) = tier.rules.blocks.find(&host, fits_block(port)) {
-                    return Err(blocked(tier.rule(found)));
+                let mut blocks = found.of(tier.layer, List::Block);
+                if let Some(found) = blocks.find(|entry| entry.fits(port)) {
+                    return Err(blocked(found));
                 }
             }
         }
-        for limit in self.tiers().filter_map(|tier| tier.rules.limits.as_ref()) {
-            limit.floor.admit(candidate, port).map_err(refused)?;
+        for tier in self.tiers().filter(|tier| tier.rules.limit.is_some()) {
+            tier.rules.ceiling.admit(candidate, port).map_err(refused)?;
         }
         let mut opened = self.tiers();
         let admitted = Floor::new().admit(candidate, port);
@@ -284,24 +309,14 @@ impl<'a, I: Iterator<Item = Tier<'a>> + Clone> Judge<'_, '_, I> {
     }
 }
 
-fn fits_block(port: u16) -> impl Fn(Option<u16>) -> bool {
-    move |rule| rule.is_none_or(|rule| rule == port)
-}
-
-fn fits_web(port: u16) -> impl Fn(Option<u16>) -> bool {
-    move |rule| match rule {
-        Some(rule) => rule == port,
-        None => WEB_PORTS.contains(&port),
-    }
-}
-
 fn localhost() -> Denial {
     Denial::new(Reason::Localhost, "this name means the machine itself").with_remedy(
         "to reach a service on it, allow its address with a port, such as 127.0.0.1/32:8080, and ask for that address",
     )
 }
 
-fn blocked(rule: Option<Rule>) -> Denial {
+fn blocked(entry: &Entry) -> Denial {
+    let rule = Some(entry.rule.clone());
     Denial::new(Reason::Blocked, "a rule blocks this host").with_rule(rule)
 }
 
@@ -365,11 +380,4 @@ fn judge_hello(target: &Target, hello: &Hello) -> Result<(), Denial> {
         (_, Hello::Unreadable(what)) => (Reason::NotTls, *what),
     };
     Err(Denial::new(reason, text))
-}
-
-/// What no target may leave, whatever allows it.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Limit {
-    pub(super) index: Index,
-    pub(super) floor: Floor,
 }

@@ -19,10 +19,11 @@
 
 use std::{fmt, sync::Arc};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::policy::{
     EgressPolicy, Facts, RuleSet, Verdict,
+    index::Index,
     judge::{self, Tier},
 };
 
@@ -69,15 +70,11 @@ impl fmt::Display for Layer {
 /// ```
 ///
 /// In serialized form it has a set of rules under each layer's name. Cheap to clone.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, Default)]
 pub struct Layers {
-    #[serde(default, skip_serializing_if = "Option::is_none", with = "shared")]
-    organization: Option<Arc<RuleSet>>,
-    #[serde(default, skip_serializing_if = "Option::is_none", with = "shared")]
-    user: Option<Arc<RuleSet>>,
-    #[serde(default, skip_serializing_if = "Option::is_none", with = "shared")]
-    sandbox: Option<Arc<RuleSet>>,
+    sets: [Option<Arc<RuleSet>>; 3],
+    /// The rules of all sets.
+    index: Arc<Index>,
 }
 
 impl Layers {
@@ -88,34 +85,41 @@ impl Layers {
 
     /// Sets the organization's rules.
     #[must_use]
-    pub fn organization(mut self, rules: impl Into<Arc<RuleSet>>) -> Self {
-        self.organization = Some(rules.into());
-        self
+    pub fn organization(self, rules: impl Into<Arc<RuleSet>>) -> Self {
+        self.with(0, rules.into())
     }
 
     /// Sets the user's rules.
     #[must_use]
-    pub fn user(mut self, rules: impl Into<Arc<RuleSet>>) -> Self {
-        self.user = Some(rules.into());
-        self
+    pub fn user(self, rules: impl Into<Arc<RuleSet>>) -> Self {
+        self.with(1, rules.into())
     }
 
     /// Sets the sandbox's own rules.
     #[must_use]
-    pub fn sandbox(mut self, rules: impl Into<Arc<RuleSet>>) -> Self {
-        self.sandbox = Some(rules.into());
+    pub fn sandbox(self, rules: impl Into<Arc<RuleSet>>) -> Self {
+        self.with(2, rules.into())
+    }
+
+    fn with(mut self, place: usize, rules: Arc<RuleSet>) -> Self {
+        self.sets[place] = Some(rules);
+        let mut index = Index::default();
+        for (layer, rules) in self.iter() {
+            for (list, clause) in rules.clauses() {
+                let rule = list.rule(clause).in_layer(Some(layer));
+                index.insert(list, clause, rule);
+            }
+        }
+        self.index = Arc::new(index);
         self
     }
 
     /// Lists the layers that have rules, the strongest first.
     pub fn iter(&self) -> impl Iterator<Item = (Layer, &RuleSet)> + Clone {
-        let layers = [
-            (Layer::Organization, &self.organization),
-            (Layer::User, &self.user),
-            (Layer::Sandbox, &self.sandbox),
-        ];
+        let layers = [Layer::Organization, Layer::User, Layer::Sandbox];
         layers
             .into_iter()
+            .zip(&self.sets)
             .filter_map(|(layer, rules)| Some((layer, &**rules.as_ref()?)))
     }
 }
@@ -126,7 +130,7 @@ impl EgressPolicy for Layers {
             layer: Some(layer),
             rules,
         });
-        judge::judge(tiers, facts)
+        judge::judge(&self.index, tiers, facts)
     }
 
     /// `None`: it is more than one set of rules; [`Layers`] itself can be written down.
@@ -135,26 +139,41 @@ impl EgressPolicy for Layers {
     }
 }
 
-mod shared {
-    //! Rules behind a shared pointer, written as they are.
+/// Layers as they are written down.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written<T> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    organization: Option<T>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user: Option<T>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sandbox: Option<T>,
+}
 
-    use std::sync::Arc;
-
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-    use crate::policy::RuleSet;
-
-    pub(super) fn serialize<S: Serializer>(
-        rules: &Option<Arc<RuleSet>>,
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
-        rules.as_deref().serialize(serializer)
+impl Serialize for Layers {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let [organization, user, sandbox] = self.sets.each_ref().map(Option::as_deref);
+        let written = Written {
+            organization,
+            user,
+            sandbox,
+        };
+        written.serialize(serializer)
     }
+}
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<Option<Arc<RuleSet>>, D::Error> {
-        Ok(Option::<RuleSet>::deserialize(deserializer)?.map(Arc::new))
+impl<'de> Deserialize<'de> for Layers {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let written = Written::<RuleSet>::deserialize(deserializer)?;
+        let sets = [written.organization, written.user, written.sandbox];
+        let sets = sets.into_iter().enumerate();
+        Ok(
+            sets.fold(Self::new(), |layers, (place, rules)| match rules {
+                Some(rules) => layers.with(place, rules.into()),
+                None => layers,
+            }),
+        )
     }
 }
 

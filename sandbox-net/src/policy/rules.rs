@@ -22,7 +22,7 @@ use crate::{
     policy::{
         Clause, EgressPolicy, Facts, Floor, Opening, Requests, Rule, Verdict, floor,
         index::Index,
-        judge::{self, Limit, Tier},
+        judge::{self, Tier},
     },
 };
 
@@ -67,10 +67,11 @@ pub struct RuleSet {
     pub(super) allow: Vec<Clause>,
     pub(super) block: Vec<Clause>,
     pub(super) limit: Option<Vec<Clause>>,
-    pub(super) allows: Index,
-    pub(super) blocks: Index,
-    pub(super) limits: Option<Limit>,
+    pub(super) index: Index,
+    /// What the allows open of the floor.
     pub(super) floor: Floor,
+    /// What the limit leaves open of it.
+    pub(super) ceiling: Floor,
 }
 
 impl RuleSet {
@@ -133,7 +134,6 @@ impl RuleSet {
     #[must_use]
     pub fn limited(mut self) -> Self {
         self.limit.get_or_insert_default();
-        self.limits.get_or_insert_default();
         self
     }
 
@@ -164,28 +164,33 @@ impl RuleSet {
     }
 
     pub(super) fn add(&mut self, list: List, clause: Clause) {
-        let rule = Rule::new(format!("{} {clause}", list.as_str()));
+        let rule = list.rule(&clause);
         let opening = match (clause.pattern.network(), clause.pattern.port) {
             (Some(network), Some(port)) => Some(Opening::new(network, port)),
             _ => None,
         };
+        self.index.insert(list, &clause, rule);
         match list {
             List::Allow => {
-                self.allows.insert(&clause, rule, false);
                 self.floor.open(opening);
                 self.allow.push(clause);
             }
-            List::Block => {
-                self.blocks.insert(&clause, rule, true);
-                self.block.push(clause);
-            }
+            List::Block => self.block.push(clause),
             List::Limit => {
-                let limit = self.limits.get_or_insert_default();
-                limit.index.insert(&clause, rule, false);
-                limit.floor.open(opening);
+                self.ceiling.open(opening);
                 self.limit.get_or_insert_default().push(clause);
             }
         }
+    }
+
+    /// Lists all rules, each with its list.
+    pub(super) fn clauses(&self) -> impl Iterator<Item = (List, &Clause)> {
+        let limit = self.limit.iter().flatten();
+        let allow = self.allow.iter().map(|clause| (List::Allow, clause));
+        let block = self.block.iter().map(|clause| (List::Block, clause));
+        allow
+            .chain(block)
+            .chain(limit.map(|clause| (List::Limit, clause)))
     }
 
     /// Returns the mode.
@@ -215,7 +220,7 @@ impl EgressPolicy for RuleSet {
             layer: None,
             rules: self,
         };
-        judge::judge(std::iter::once(tier), facts)
+        judge::judge(&self.index, std::iter::once(tier), facts)
     }
 
     fn rules(&self) -> Option<&RuleSet> {
@@ -238,6 +243,11 @@ impl List {
             Self::Block => "block",
             Self::Limit => "limit",
         }
+    }
+
+    /// Names a rule of this list.
+    pub(super) fn rule(self, clause: &Clause) -> Rule {
+        Rule::new(format!("{} {clause}", self.as_str()))
     }
 
     /// Reads a rule for this list.
