@@ -70,6 +70,8 @@ pub mod policy;
 #[cfg(feature = "proxy")]
 mod proxy;
 #[cfg(feature = "proxy")]
+pub mod registries;
+#[cfg(feature = "proxy")]
 pub mod resolve;
 
 #[cfg(feature = "proxy")]

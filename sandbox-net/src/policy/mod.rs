@@ -9,6 +9,7 @@
 //! | `pattern`, `request`, `clause` | [`Pattern`] for hosts, [`Requests`] for methods and paths, [`Clause`]: one rule |
 //! | `rules`, `layers` | [`RuleSet`], [`Mode`]; [`Layers`]: rules of several authors |
 //! | `file` | rules as TOML and JSON |
+//! | `preset` | [`Preset`]: rules that are ready made; [`Registries`]: what package managers are configured for |
 //! | `index`, `judge` | how they are matched, and the decision itself |
 //!
 //! What the module ignores: what a request carries besides its method and path. A policy that names neither does
@@ -23,6 +24,7 @@ mod judge;
 mod layers;
 mod name;
 mod pattern;
+mod preset;
 mod punycode;
 mod request;
 mod rules;
@@ -38,6 +40,8 @@ pub(crate) use judge::remedy_pattern;
 pub use layers::{Layer, Layers};
 pub use name::HostName;
 pub use pattern::Pattern;
+pub(crate) use preset::default_of_help;
+pub use preset::{CURATED, CURATED_VERSION, Manager, Note, Preset, Registries, Registry};
 pub use request::{OVERRIDES, PathPattern, RequestLine, RequestPath, Requests};
 pub use rules::{Mode, RuleSet};
 pub use target::{Host, Target};
