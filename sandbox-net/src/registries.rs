@@ -338,5 +338,6 @@ fn each(path: &Path, reader: impl FnOnce(&str, &str)) {
     }
 }
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
+#[cfg(unix)]
 mod tests;

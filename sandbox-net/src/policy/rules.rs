@@ -52,10 +52,10 @@ impl fmt::Display for Mode {
 /// ```
 /// use sandbox_net::policy::{Carriage, EgressPolicy, Facts, RuleSet, Target};
 ///
-/// let rules = RuleSet::deny().allow("*.npmjs.org")?.block("evil.npmjs.org")?;
-/// let target = Target::parse("evil.npmjs.org:443")?;
+/// let rules = RuleSet::deny().allow("*.example.com")?.block("evil.example.com")?;
+/// let target = Target::parse("evil.example.com:443")?;
 /// let verdict = rules.judge(&Facts::new(&target, Carriage::Tunnel));
-/// assert_eq!(verdict.denial().unwrap().rule.as_ref().unwrap().as_str(), "block evil.npmjs.org");
+/// assert_eq!(verdict.denial().unwrap().rule.as_ref().unwrap().as_str(), "block evil.example.com");
 /// # Ok::<(), sandbox_net::Error>(())
 /// ```
 ///
