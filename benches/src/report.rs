@@ -18,7 +18,7 @@ pub struct Row {
     pub aim: Aim,
 }
 
-/// What the project aims for, in relation to the floor.
+/// What the project aims for, in relation to the floor where no more is said.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub enum Aim {
@@ -30,6 +30,8 @@ pub enum Aim {
     AtMostOrAbove(f64, f64),
     /// At least so many times the floor.
     AtLeast(f64),
+    /// Less than so much, whatever the floor.
+    Below(f64),
 }
 
 impl Row {
@@ -57,6 +59,7 @@ impl Row {
             Aim::None => None,
             Aim::AtMost(most) => Some(ratio <= most),
             Aim::AtLeast(least) => Some(ratio >= least),
+            Aim::Below(most) => Some(median(&self.ours)? < most),
             Aim::AtMostOrAbove(most, above) => {
                 let difference = median(&self.ours)? - median(&self.floor)?;
                 Some(ratio <= most || difference <= above)
@@ -73,6 +76,7 @@ impl Row {
                 format!("at most {most}, or {above} {} above", self.unit)
             }
             Aim::AtLeast(least) => format!("at least {least}"),
+            Aim::Below(most) => format!("below {most} {}", self.unit),
         };
         let met = match self.met() {
             None => "",
@@ -162,6 +166,8 @@ mod tests {
         assert_eq!(row(Aim::AtMost(1.15), 10.0, 11.0).met(), Some(true));
         assert_eq!(row(Aim::AtMost(1.15), 10.0, 12.0).met(), Some(false));
         assert_eq!(row(Aim::AtLeast(0.8), 10.0, 7.0).met(), Some(false));
+        assert_eq!(row(Aim::Below(8.0), 10.0, 7.0).met(), Some(true));
+        assert_eq!(row(Aim::Below(7.0), 1.0, 7.0).met(), Some(false));
         assert_eq!(
             row(Aim::AtMostOrAbove(1.5, 5.0), 1.0, 5.5).met(),
             Some(true)

@@ -2,56 +2,123 @@
 
 use crate::{
     Error,
+    approval::{Approvals, Question},
     policy::{
-        Candidate, Carriage, Denial, EgressPolicy, Facts, Hello, Host, Need, Reason, Target,
-        Verdict,
+        Candidate, Carriage, Denial, EgressPolicy, Facts, Hello, Host, Need, Reason, RequestLine,
+        Target, Verdict,
     },
     resolve::{self, Resolver},
 };
 
-/// A verdict with the addresses that it was based on.
+/// What a client asks for, as its first words say.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ask<'a> {
+    pub(crate) target: &'a Target,
+    pub(crate) carriage: Carriage,
+    /// Known at once for plain HTTP.
+    pub(crate) request: Option<&'a RequestLine>,
+}
+
+impl<'a> Ask<'a> {
+    fn facts(self) -> Facts<'a> {
+        let facts = Facts::new(self.target, self.carriage);
+        match self.request {
+            Some(request) => facts.with_request(request),
+            None => facts,
+        }
+    }
+}
+
+/// A verdict with what it was based on.
 #[derive(Debug)]
 pub(crate) struct Decision {
     /// Never `Need::Addresses`.
     pub(crate) verdict: Verdict,
     pub(crate) candidates: Vec<Candidate>,
+    /// Whether somebody approved the target.
+    pub(crate) approved: bool,
 }
 
-/// Judges a target, looking its name up only if the policy says so.
-pub(crate) async fn decide(
-    policy: &dyn EgressPolicy,
-    resolver: &dyn Resolver,
-    target: &Target,
-    carriage: Carriage,
-) -> Decision {
-    let facts = Facts::new(target, carriage);
-    let without = |verdict| Decision {
-        verdict,
-        candidates: Vec::new(),
-    };
-    match policy.judge(&facts) {
-        Verdict::Need(Need::Addresses) => {}
-        Verdict::Deny(denial) => return without(Verdict::Deny(denial)),
-        _ => return without(Verdict::Deny(undecided())),
+/// Those who are asked on the way.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Road<'a> {
+    pub(crate) policy: &'a dyn EgressPolicy,
+    pub(crate) resolver: &'a dyn Resolver,
+    /// Nobody is asked where there is none.
+    pub(crate) approvals: Option<&'a Approvals>,
+}
+
+impl Road<'_> {
+    /// Judges a target, having it approved if that is needed and can be, and looking its name up only if the policy
+    /// says so.
+    pub(crate) async fn decide(&self, ask: Ask<'_>) -> Decision {
+        let mut facts = ask.facts();
+        let mut decision = Decision {
+            verdict: self.policy.judge(&facts),
+            candidates: Vec::new(),
+            approved: false,
+        };
+        if let Verdict::Deny(denial) = &decision.verdict
+            && let Some(approvals) = self.approvals
+            && self.can_be_approved(ask, denial).await
+        {
+            let question = Question {
+                target: ask.target.clone(),
+                carriage: ask.carriage,
+                denial: denial.clone(),
+            };
+            if let Err(denial) = approvals.ask(question).await {
+                decision.verdict = Verdict::Deny(denial);
+                return decision;
+            }
+            facts = facts.with_approval();
+            decision.approved = true;
+            decision.verdict = self.policy.judge(&facts);
+        }
+        match decision.verdict {
+            Verdict::Need(Need::Addresses) => {}
+            Verdict::Deny(_) => return decision,
+            _ => {
+                decision.verdict = Verdict::Deny(undecided());
+                return decision;
+            }
+        }
+        match resolve::candidates(self.resolver, ask.target).await {
+            Ok(candidates) => decision.candidates = candidates,
+            Err(error) => {
+                decision.verdict = Verdict::Deny(unresolved(ask.target, &error));
+                return decision;
+            }
+        }
+        let facts = facts.with_candidates(&decision.candidates);
+        decision.verdict = match self.policy.judge(&facts) {
+            Verdict::Need(Need::Addresses) => Verdict::Deny(undecided()),
+            verdict => verdict,
+        };
+        decision
     }
-    let candidates = match resolve::candidates(resolver, target).await {
-        Ok(candidates) => candidates,
-        Err(error) => return without(Verdict::Deny(unresolved(target, &error))),
-    };
-    let verdict = match policy.judge(&facts.with_candidates(&candidates)) {
-        Verdict::Need(Need::Addresses) => Verdict::Deny(undecided()),
-        verdict => verdict,
-    };
-    Decision {
-        verdict,
-        candidates,
+
+    /// Whether a yes would change anything: not where a block, a limit or the floor denies as well. A literal
+    /// address is judged whole, since learning it takes no lookup.
+    async fn can_be_approved(&self, ask: Ask<'_>, denial: &Denial) -> bool {
+        let facts = ask.facts().with_approval();
+        let literal = match &ask.target.host {
+            Host::Address(_) => resolve::candidates(self.resolver, ask.target).await.ok(),
+            Host::Name(_) => None,
+        };
+        let facts = match &literal {
+            Some(candidates) => facts.with_candidates(candidates),
+            None => facts,
+        };
+        denial.is_implicit() && self.policy.judge(&facts).denial().is_none()
     }
 }
 
-/// Tells what the proxy would decide for a URL, `host:port` or `host` (port 443), without connecting.
+/// Tells what the proxy would decide, without connecting and without asking anybody.
 ///
-/// The name is looked up if the policy allows the name. For a tunnel the client is taken to be honest: its TLS
-/// handshake names the target.
+/// The text is a URL, `host:port` or `host` (port 443); before a URL a method may stand, as in
+/// `POST http://example.com/x`, else it is GET. The name is looked up if the policy allows the name. For a tunnel
+/// the client is taken to be honest: its TLS handshake names the target.
 ///
 /// # Errors
 ///
@@ -61,49 +128,79 @@ pub async fn check(
     resolver: &dyn Resolver,
     text: &str,
 ) -> Result<Verdict, Error> {
-    let (target, carriage) = read(text)?;
-    let decision = decide(policy, resolver, &target, carriage).await;
+    let (target, carriage, request) = read(text)?;
+    let road = Road {
+        policy,
+        resolver,
+        approvals: None,
+    };
+    let ask = Ask {
+        target: &target,
+        carriage,
+        request: request.as_ref(),
+    };
+    let decision = road.decide(ask).await;
     if !matches!(decision.verdict, Verdict::Need(Need::Hello { .. })) {
-        return Ok(decision.verdict);
+        return Ok(ended(decision.verdict));
     }
     let hello = match &target.host {
         Host::Name(name) => Hello::Named(name.clone()),
         Host::Address(_) => Hello::Unnamed,
     };
-    let facts = Facts::new(&target, carriage)
+    let facts = ask
+        .facts()
         .with_candidates(&decision.candidates)
         .with_hello(&hello);
-    Ok(match policy.judge(&facts) {
-        Verdict::Need(_) => Verdict::Deny(undecided()),
-        verdict => verdict,
-    })
+    Ok(ended(policy.judge(&facts)))
 }
 
-/// Reads what people type when they ask about a target.
-fn read(text: &str) -> Result<(Target, Carriage), Error> {
-    let (rest, port, carriage) = match text.split_once("://") {
-        None => (text, 443, Carriage::Tunnel),
+/// What comes of a verdict when there is nothing more to learn.
+fn ended(verdict: Verdict) -> Verdict {
+    match verdict {
+        Verdict::Need(Need::Request { .. }) => Verdict::Deny(uninspected()),
+        Verdict::Need(_) => Verdict::Deny(undecided()),
+        verdict => verdict,
+    }
+}
+
+/// Reads what people type when they ask about a target. The request of a tunnel is not known, since it is inside TLS.
+fn read(text: &str) -> Result<(Target, Carriage, Option<RequestLine>), Error> {
+    let wrong = |reason| Error::invalid(format!("read target `{}`", text.escape_debug()), reason);
+    let (method, url) = match text.split_once(' ') {
+        Some((method, url)) if url.contains("://") => (method, url),
+        Some(_) => return Err(wrong("a method stands before a URL only")),
+        None => ("GET", text),
+    };
+    let (rest, port, carriage) = match url.split_once("://") {
+        None => (url, 443, Carriage::Tunnel),
         Some((scheme, rest)) if scheme.eq_ignore_ascii_case("https") => {
             (rest, 443, Carriage::Tunnel)
         }
         Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => (rest, 80, Carriage::Http),
-        Some(_) => {
-            return Err(Error::invalid(
-                format!("read target `{}`", text.escape_debug()),
-                "its scheme is neither http nor https",
-            ));
-        }
+        Some(_) => return Err(wrong("its scheme is neither http nor https")),
     };
-    let end = match text.len() == rest.len() {
+    let end = match url.len() == rest.len() {
         true => rest.len(),
         false => rest.find(['/', '?', '#']).unwrap_or(rest.len()),
     };
     let target = Target::parse_with_default_port(&rest[..end], port)?;
-    Ok((target, carriage))
+    // What stands behind `#` never leaves a client.
+    let path = rest[end..].split('#').next().unwrap_or_default();
+    let request = (carriage == Carriage::Http).then(|| RequestLine::new(method, path));
+    Ok((target, carriage, request))
 }
 
 pub(crate) fn undecided() -> Denial {
     Denial::new(Reason::Undecided, "the policy came to no decision")
+}
+
+/// The denial of a tunnel whose requests would have to be seen.
+pub(crate) fn uninspected() -> Denial {
+    Denial::new(
+        Reason::Uninspected,
+        "a rule judges each request to this host, and nobody opens its TLS to see them",
+    )
+    .with_remedy("allow the host without methods and paths")
 }
 
 fn unresolved(target: &Target, error: &Error) -> Denial {
@@ -118,7 +215,7 @@ fn unresolved(target: &Target, error: &Error) -> Denial {
 mod tests {
     use super::*;
     use crate::{
-        policy::{RuleSet, Scripted},
+        policy::{Requests, RuleSet, Scripted},
         resolve::FixedResolver,
     };
 
@@ -145,6 +242,7 @@ mod tests {
             "example.com",
             "example.com:443",
             "http://example.com?q",
+            "POST http://example.com/a",
         ] {
             assert_eq!(reason(&rules, text).await, None, "{text}");
         }
@@ -156,6 +254,8 @@ mod tests {
             "example.com/x",
             "",
             "https://",
+            "GET example.com",
+            "GET  http://example.com",
         ] {
             assert!(check(&rules, &resolver(), text).await.is_err(), "{text}");
         }
@@ -175,6 +275,33 @@ mod tests {
         let scripted = Scripted::new(rules);
         let verdict = check(&scripted, &resolver(), "evil.com").await.unwrap();
         assert_eq!(verdict.denial().unwrap().reason, Reason::Blocked);
+        assert_eq!(scripted.asked().len(), 1, "not looked up and asked again");
+    }
+
+    #[tokio::test]
+    async fn e58_plain_requests_are_judged_before_their_host_is_looked_up() {
+        let reads = Requests::new().methods(["GET"]).unwrap();
+        let reads = reads.paths(["/api/**"]).unwrap();
+        let rules = RuleSet::deny()
+            .allow_requests("example.com", reads)
+            .unwrap();
+        for (text, expected) in [
+            ("http://example.com/api/x?y#/../z", None),
+            ("http://example.com/admin", Some(Reason::Request)),
+            ("POST http://example.com/api/x", Some(Reason::Request)),
+            ("http://example.com/api/../admin", Some(Reason::Ambiguous)),
+            (
+                "http://example.com/api/%2e%2e/admin",
+                Some(Reason::Ambiguous),
+            ),
+            ("https://example.com/api/x", Some(Reason::Uninspected)),
+            ("example.com:443", Some(Reason::Uninspected)),
+        ] {
+            assert_eq!(reason(&rules, text).await, expected, "{text}");
+        }
+        let scripted = Scripted::new(rules);
+        let denied = check(&scripted, &resolver(), "http://example.com/admin").await;
+        assert!(denied.unwrap().denial().is_some());
         assert_eq!(scripted.asked().len(), 1, "not looked up and asked again");
     }
 }

@@ -11,12 +11,15 @@
 //!                                   │      │          names ► Resolver │──► the world,
 //!                                   │      │      addresses ► policy   │    judged addresses only
 //!                                   │      │       TLS name ► policy   │
+//!                                   │      │  method, path  ► policy   │
 //!                                   │      └───────── events ──────────┘
 //! ```
 //!
 //! | module | holds |
 //! |---|---|
-//! | [`policy`] | what may be reached: [`EgressPolicy`] (the seam), rules, the address floor; pure |
+//! | [`policy`] | what may be reached: [`EgressPolicy`] (the seam), rules, layers, presets, the address floor; pure |
+//! | [`approval`] | asking somebody about what no rule allows |
+//! | [`registries`] | where this host's package managers get their packages from |
 //! | [`resolve`] | names to addresses, once per connection |
 //! | [`Proxy`] | HTTP requests and CONNECT tunnels from any stream; asks the policy, never decides |
 //! | [`event`] | everything decided, as a stream and as JSON lines |
@@ -51,11 +54,15 @@
 //! # What it does not do
 //!
 //! - It is no reverse proxy, no cache, and looks inside no TLS: what an allowed host is asked over TLS, by which
-//!   `Host` inside, is not seen. A tunnel is held to its host by the name in the ClientHello.
+//!   `Host` inside, is not seen. A tunnel is held to its host by the name in the ClientHello, and one to a host of
+//!   which a rule names methods or paths is denied.
+//! - A rule about methods does not hold an origin that takes the method from a form or a query.
 //! - An allowed host can be sent anything, and can answer with anything. Allow hosts that nobody else can write to.
 //! - Lookups of allowed names carry what the sandbox puts in them, below an allowed wildcard for one.
 //! - Other protocols than HTTP and TLS pass only where a rule names their port, and unseen.
 
+#[cfg(feature = "proxy")]
+pub mod approval;
 #[cfg(feature = "proxy")]
 mod decide;
 #[cfg(feature = "proxy")]
@@ -67,6 +74,8 @@ pub mod guest;
 pub mod policy;
 #[cfg(feature = "proxy")]
 mod proxy;
+#[cfg(feature = "proxy")]
+pub mod registries;
 #[cfg(feature = "proxy")]
 pub mod resolve;
 

@@ -170,6 +170,11 @@ fn rules_are_set_and_what_they_did_is_logged(place: &Place) {
         "policy  deny\nallow   1.1.1.1\n"
     );
     place.run(&["network", "check", NAME, "1.1.1.1"]).exited(0);
+    let written = place.run(&["network", "rules", NAME]).exited(0).stdout();
+    assert!(
+        written.contains("mode = \"deny\"") && written.contains("\"1.1.1.1\""),
+        "{written}"
+    );
     assert_eq!(
         proxy(&["--policy", "allow", "--block-host", "10.0.0.0/8"]),
         "policy  allow\nblock   10.0.0.0/8\n"

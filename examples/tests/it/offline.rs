@@ -91,6 +91,24 @@ fn check_tells_by_its_exit_status_and_says_why() {
     assert!(rule.stdout().contains("rule: allow 1.1.1.1"), "{rule:?}");
     let blocked = check(&["--policy", "allow", "--block-host", "1.1.1.1", "1.1.1.1"]).exited(1);
     assert!(blocked.stdout().contains("block 1.1.1.1"), "{blocked:?}");
+    let file = place.path("rules.toml");
+    std::fs::write(&file, "allow = [{ host = '1.1.1.1' }]").unwrap();
+    let file = file.to_str().unwrap();
+    check(&["--rules-file", file, "1.1.1.1"]).failed("line 1, column 10");
+    std::fs::write(
+        file,
+        "allow = [{ host = 'a.test', methods = ['GET'] }, '1.1.1.1']",
+    )
+    .unwrap();
+    check(&["--rules-file", file, "1.1.1.1"]).exited(0);
+    let post = check(&["--rules-file", file, "POST http://a.test/x"]).exited(1);
+    assert!(
+        post.stdout().contains("not this method and path"),
+        "{post:?}"
+    );
+    for (preset, status) in [("locked", 1), ("balanced", 1), ("open", 0)] {
+        check(&["--policy", preset, "http://1.1.1.1/"]).exited(status);
+    }
     check(&["gopher://example.com"]).failed("neither http nor https");
     check(&["nobody", "https://example.com"]).failed("nobody");
 }

@@ -153,13 +153,13 @@ impl Event {
 
     pub(crate) fn with_allow(mut self, rule: Option<&Rule>) -> Self {
         self.verdict = Some(Decided::Allow);
-        self.rule = rule.map(|rule| rule.as_str().to_owned());
+        self.rule = rule.map(Rule::to_string);
         self
     }
 
     pub(crate) fn with_denial(mut self, denial: &Denial) -> Self {
         self.verdict = Some(Decided::Deny);
-        self.rule = denial.rule.as_ref().map(|rule| rule.as_str().to_owned());
+        self.rule = denial.rule.as_ref().map(Rule::to_string);
         self.with_reason(denial.reason.as_str(), &denial.text)
     }
 

@@ -92,6 +92,11 @@ impl Floor {
         self
     }
 
+    /// Adds an opening, if there is one.
+    pub(super) fn open(&mut self, opening: Option<Opening>) {
+        self.openings.extend(opening);
+    }
+
     /// Admits an address for dialling, or says what kind of address it is that may not be.
     ///
     /// # Errors

@@ -246,6 +246,7 @@ mod tests {
             }
         }
 
+        /// Twin of the fuzz target `name`, with the one before.
         #[test]
         fn arbitrary_text_never_panics(text: String) {
             drop(HostName::parse(&text));

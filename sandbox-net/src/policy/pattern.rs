@@ -316,6 +316,7 @@ mod tests {
     proptest! {
         #![proptest_config(cases())]
 
+        /// Twin of the fuzz target `pattern`, with the one behind.
         #[test]
         fn arbitrary_text_never_panics(text: String) {
             drop(Pattern::parse(&text));

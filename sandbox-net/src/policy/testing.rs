@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::policy::{
-    Candidate, Carriage, Denial, EgressPolicy, Facts, Hello, RuleSet, Target, Verdict,
+    Candidate, Carriage, Denial, EgressPolicy, Facts, Hello, RequestLine, RuleSet, Target, Verdict,
 };
 
 /// One question, as it was put to a [`Scripted`] policy.
@@ -21,6 +21,8 @@ pub struct Asked {
     pub candidates: Option<Vec<Candidate>>,
     /// The client's first bytes, if they were known.
     pub hello: Option<Hello>,
+    /// The request, if it was known.
+    pub request: Option<RequestLine>,
 }
 
 /// A policy that answers as rules say, but for targets whose answer was set by hand.
@@ -64,6 +66,7 @@ impl EgressPolicy for Scripted {
             carriage: facts.carriage,
             candidates: facts.candidates.map(<[_]>::to_vec),
             hello: facts.hello.cloned(),
+            request: facts.request.cloned(),
         };
         self.asked
             .lock()

@@ -1,21 +1,25 @@
 //! Facts in, verdict out: the vocabulary of every decision.
 //!
 //! Facts arrive one after the other, and each costs more than the one before: name and port, then the
-//! addresses, then the name in the TLS handshake. A policy is asked again with all that is known; it allows,
-//! denies, or says which fact it needs next. So a name that will be denied is never looked up, and a tunnel
-//! that will be denied never carries a byte.
+//! addresses, then the name in the TLS handshake, then the requests themselves. A policy is asked again with all
+//! that is known; it allows, denies, or says which fact it needs next. So a name that will be denied is never
+//! looked up, a tunnel that will be denied never carries a byte, and TLS is opened only for a policy that has to
+//! see inside.
 //!
 //! ```text
-//! name, port ──► Need::Addresses ──► addresses ──► Need::Hello ──► TLS name ──► Allow
-//!      │                                 │             │  may connect,    │
-//!      └──► Deny                         └──► Deny     │  may not send    └──► Deny
+//! name, port ──► Need::Addresses ──► addresses ──► Need::Hello ──► TLS name ──► Need::Request ──► request ──► Allow
+//!      │                                 │             │  may connect,    │           │  each one      │
+//!      └──► Deny                         └──► Deny     │  may not send    └──► Deny   │  by itself     └──► Deny
 //! ```
+//!
+//! A fact may also be given before it is asked for, as the request line of plain HTTP is; a policy then may deny
+//! at once, before anything is looked up.
 
 use std::{borrow::Cow, fmt, net::SocketAddr, sync::Arc};
 
 use serde::Serialize;
 
-use crate::policy::{Allowed, Candidate, Class, HostName, Target};
+use crate::policy::{Allowed, Candidate, Class, HostName, Layer, RequestLine, Target};
 
 /// How bytes are to reach the target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
@@ -52,6 +56,10 @@ pub struct Facts<'a> {
     pub candidates: Option<&'a [Candidate]>,
     /// What the client's first bytes said, once known.
     pub hello: Option<&'a Hello>,
+    /// The one request that is judged, once known.
+    pub request: Option<&'a RequestLine>,
+    /// Whether somebody who may do so approved the target: it stands for a rule that allows it, and for no more.
+    pub approved: bool,
 }
 
 impl<'a> Facts<'a> {
@@ -62,6 +70,8 @@ impl<'a> Facts<'a> {
             carriage,
             candidates: None,
             hello: None,
+            request: None,
+            approved: false,
         }
     }
 
@@ -76,6 +86,20 @@ impl<'a> Facts<'a> {
     #[must_use]
     pub fn with_hello(mut self, hello: &'a Hello) -> Self {
         self.hello = Some(hello);
+        self
+    }
+
+    /// Adds the request.
+    #[must_use]
+    pub fn with_request(mut self, request: &'a RequestLine) -> Self {
+        self.request = Some(request);
+        self
+    }
+
+    /// Adds that the target was approved.
+    #[must_use]
+    pub fn with_approval(mut self) -> Self {
+        self.approved = true;
         self
     }
 }
@@ -118,6 +142,12 @@ pub enum Need {
         /// The addresses that may be connected to.
         addresses: Vec<Allowed<SocketAddr>>,
     },
+    /// The request. For plain HTTP: its request line. For a tunnel: its TLS has to be opened, and each request in
+    /// it asked for by itself, before any of it goes on.
+    Request {
+        /// The addresses that may be connected to.
+        addresses: Vec<Allowed<SocketAddr>>,
+    },
 }
 
 /// Leave to connect and to send.
@@ -128,6 +158,9 @@ pub struct Allow {
     pub rule: Option<Rule>,
     /// The addresses that may be dialled, in the resolver's order, never empty.
     pub addresses: Vec<Allowed<SocketAddr>>,
+    /// Whether it holds for this one request only. Whoever forwards it removes
+    /// [`OVERRIDES`](crate::policy::OVERRIDES), and asks again for the next request.
+    pub by_request: bool,
 }
 
 impl Allow {
@@ -136,6 +169,7 @@ impl Allow {
         Self {
             rule: None,
             addresses,
+            by_request: false,
         }
     }
 
@@ -143,6 +177,13 @@ impl Allow {
     #[must_use]
     pub fn with_rule(mut self, rule: Option<Rule>) -> Self {
         self.rule = rule;
+        self
+    }
+
+    /// Says whether it holds for one request only.
+    #[must_use]
+    pub fn for_request(mut self, by_request: bool) -> Self {
+        self.by_request = by_request;
         self
     }
 }
@@ -185,6 +226,21 @@ impl Denial {
         self.rule = rule;
         self
     }
+
+    /// Tells whether it came about for want of a rule that allows the target, and against none: what somebody who
+    /// may do so can approve. A block, a limit and the floor are explicit, and so is a rule that allows a host's
+    /// other requests.
+    pub fn is_implicit(&self) -> bool {
+        matches!(self.reason, Reason::NotAllowed | Reason::Port)
+    }
+
+    /// Returns the layer that decided, if one did.
+    pub fn layer(&self) -> Option<Layer> {
+        match self.reason {
+            Reason::Address(_) | Reason::Localhost => Some(Layer::BuiltIn),
+            _ => self.rule.as_ref().and_then(Rule::layer),
+        }
+    }
 }
 
 impl fmt::Display for Denial {
@@ -210,6 +266,16 @@ pub enum Reason {
     Blocked,
     /// The host is allowed, this port is not.
     Port,
+    /// A limit leaves it out, whatever else allows it.
+    Limit,
+    /// The host is allowed, this request is not.
+    Request,
+    /// The request can be read in more than one way, and a rule would have to choose.
+    Ambiguous,
+    /// A rule has to see the requests inside TLS, and this proxy does not open it.
+    Uninspected,
+    /// Somebody was asked to approve it and did not.
+    NotApproved,
     /// Every address that the host has is refused by the floor; the class is that of the first.
     Address(Class),
     /// The name means this machine itself.
@@ -235,6 +301,11 @@ impl Reason {
             Self::NotAllowed => "not-allowed",
             Self::Blocked => "blocked",
             Self::Port => "port-not-allowed",
+            Self::Limit => "limited",
+            Self::Request => "request-not-allowed",
+            Self::Ambiguous => "ambiguous-request",
+            Self::Uninspected => "not-inspected",
+            Self::NotApproved => "not-approved",
             Self::Address(_) => "address-refused",
             Self::Localhost => "localhost",
             Self::Unresolved => "unresolved",
@@ -253,24 +324,46 @@ impl fmt::Display for Reason {
     }
 }
 
-/// A reference to a rule: its list and its text. Cheap to clone.
+/// A reference to a rule: its list, its text, and the layer that holds it. Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Rule(Arc<str>);
+pub struct Rule {
+    layer: Option<Layer>,
+    text: Arc<str>,
+}
 
 impl Rule {
     /// Names a rule by the text that people will look for, such as `allow *.example.com`.
     pub fn new(text: impl Into<Arc<str>>) -> Self {
-        Self(text.into())
+        Self {
+            layer: None,
+            text: text.into(),
+        }
+    }
+
+    /// Names the layer that holds it.
+    #[must_use]
+    pub fn in_layer(mut self, layer: Option<Layer>) -> Self {
+        self.layer = layer;
+        self
     }
 
     /// Returns the text.
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.text
+    }
+
+    /// Returns the layer; `None` if there is only one set of rules.
+    pub fn layer(&self) -> Option<Layer> {
+        self.layer
     }
 }
 
 impl fmt::Display for Rule {
+    /// The text, after the layer's name if there are layers.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        match self.layer {
+            Some(layer) => write!(f, "{layer}: {}", self.text),
+            None => f.write_str(&self.text),
+        }
     }
 }

@@ -15,9 +15,9 @@ use super::{
     lease::{Cut, Lease, PolicyWatch},
 };
 use crate::{
-    decide::{Decision, decide},
+    decide::{Ask, Decision, Road, uninspected},
     event::{Event, Kind},
-    policy::{Allow, Allowed, Carriage, Denial, Hello, Need, Target, Verdict},
+    policy::{Allow, Allowed, Carriage, Denial, Hello, Need, RequestLine, Target, Verdict},
 };
 
 /// A connection from the sandbox, whatever it carries. Cheap to clone.
@@ -50,6 +50,8 @@ pub(super) struct Passed {
     pub(super) allow: Option<Allow>,
     /// What the client's first bytes said, if they were needed.
     pub(super) hello: Option<Hello>,
+    /// The one request of an exchange.
+    pub(super) request: Option<RequestLine>,
 }
 
 impl Passed {
@@ -63,6 +65,8 @@ impl Passed {
             candidates: self.decision.candidates,
             address,
             hello: self.hello,
+            request: self.request,
+            approved: self.decision.approved,
         }
     }
 }
@@ -76,21 +80,35 @@ impl Client {
         }
     }
 
-    /// Asks the policy whether a target may be dialled.
+    /// Asks the policy whether a target may be dialled: for one request of plain HTTP, or for a tunnel.
     pub(super) async fn judge(
         &self,
         target: &Target,
-        carriage: Carriage,
+        request: Option<RequestLine>,
     ) -> Result<Passed, Denial> {
         let mut watch = self.shared.policy.subscribe();
         let (policy, generation) = watch.borrow_and_update().clone().into_parts();
-        let resolver = &*self.shared.resolver;
-        let decision = decide(&*policy, resolver, target, carriage).await;
+        let road = Road {
+            policy: &*policy,
+            resolver: &*self.shared.resolver,
+            approvals: self.shared.approvals.as_ref(),
+        };
+        let carriage = match request {
+            Some(_) => Carriage::Http,
+            None => Carriage::Tunnel,
+        };
+        let ask = Ask {
+            target,
+            carriage,
+            request: request.as_ref(),
+        };
+        let decision = road.decide(ask).await;
         let (addresses, allow) = match &decision.verdict {
             Verdict::Allow(allow) => (allow.addresses.clone(), Some(allow.clone())),
             Verdict::Need(Need::Hello { addresses }) if carriage == Carriage::Tunnel => {
                 (addresses.clone(), None)
             }
+            Verdict::Need(Need::Request { .. }) => return Err(uninspected()),
             Verdict::Need(_) => return Err(crate::decide::undecided()),
             Verdict::Deny(denial) => return Err(denial.clone()),
         };
@@ -101,6 +119,7 @@ impl Client {
             addresses,
             allow,
             hello: None,
+            request,
         })
     }
 

@@ -43,7 +43,7 @@ use super::{
 };
 use crate::{
     event::{Event, Kind},
-    policy::{Carriage, Denial, Target},
+    policy::{Carriage, Denial, OVERRIDES, RequestLine, Target},
 };
 
 /// Where a request goes, and by whose leave.
@@ -82,12 +82,11 @@ pub(super) async fn plain(
     target: Target,
     request: Request<Upload>,
 ) -> Response<Body> {
-    let carriage = Carriage::Http;
-    match client.judge(&target, carriage).await {
+    match client.judge(&target, Some(line_of(&request))).await {
         Ok(passed) => {
             let route = Route {
                 target,
-                carriage,
+                carriage: Carriage::Http,
                 passed,
                 connector: Arc::clone(&client.shared.connector),
                 tls: false,
@@ -96,6 +95,13 @@ pub(super) async fn plain(
         }
         Err(denial) => deny(client, (&target, &Told::of(&request)), &denial),
     }
+}
+
+/// Returns what rules see of a request.
+pub(super) fn line_of<B>(request: &Request<B>) -> RequestLine {
+    let path = request.uri().path_and_query();
+    let path = path.map_or("/", PathAndQuery::as_str);
+    RequestLine::new(request.method().as_str(), path)
 }
 
 fn deny(client: &Client, (target, told): (&Target, &Told), denial: &Denial) -> Response<Body> {
@@ -118,6 +124,12 @@ pub(super) async fn forward(
         .allow
         .as_ref()
         .and_then(|allow| allow.rule.clone());
+    let by_request = route.passed.allow.as_ref();
+    if by_request.is_some_and(|allow| allow.by_request) {
+        for name in OVERRIDES {
+            request.headers_mut().remove(name);
+        }
+    }
     let upgrade = wants_websocket(&request).then(|| hyper::upgrade::on(&mut request));
     let found = match find(client, &route).await {
         Ok(found) => found,

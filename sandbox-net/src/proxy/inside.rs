@@ -18,7 +18,7 @@ use super::{
 use crate::{
     decide::Decision,
     event::Kind,
-    policy::{Denial, Host, Target},
+    policy::{Denial, Host, RequestLine, Target},
 };
 
 /// What is settled for all requests of a decrypted tunnel.
@@ -69,7 +69,7 @@ impl Inside {
         request: Request<Upload>,
     ) -> Response<Body> {
         let target = self.lease.target.clone();
-        let passed = match self.pass() {
+        let passed = match self.pass(exchange::line_of(&request)) {
             Ok(passed) => passed,
             Err(denial) => {
                 let told = Told::of(&request);
@@ -89,9 +89,10 @@ impl Inside {
         exchange::forward(client, route, request).await
     }
 
-    /// Judges by the policy in force, with all that the tunnel was judged by.
-    fn pass(&self) -> Result<Passed, Denial> {
+    /// Judges by the policy in force, with all that the tunnel was judged by, and the request.
+    fn pass(&self, request: RequestLine) -> Result<Passed, Denial> {
         let mut lease = self.lease.clone();
+        lease.request = Some(request);
         let allow = lease.judge()?;
         let addresses = allow.addresses.iter().copied();
         let addresses = addresses
@@ -103,10 +104,12 @@ impl Inside {
             decision: Decision {
                 verdict: crate::policy::Verdict::Allow(allow.clone()),
                 candidates: lease.candidates,
+                approved: lease.approved,
             },
             addresses,
             allow: Some(allow),
             hello: lease.hello,
+            request: lease.request,
         })
     }
 }

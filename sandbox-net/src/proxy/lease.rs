@@ -10,9 +10,10 @@ use tokio::sync::watch;
 
 use super::meter::Meter;
 use crate::{
-    decide::undecided,
+    decide::{undecided, uninspected},
     policy::{
-        Allow, Candidate, Carriage, Denial, EgressPolicy, Facts, Hello, Need, Target, Verdict,
+        Allow, Candidate, Carriage, Denial, EgressPolicy, Facts, Hello, Need, RequestLine, Target,
+        Verdict,
     },
 };
 
@@ -54,6 +55,9 @@ pub(crate) struct Lease {
     /// The one that was dialled.
     pub(crate) address: SocketAddr,
     pub(crate) hello: Option<Hello>,
+    /// The one request of an exchange.
+    pub(crate) request: Option<RequestLine>,
+    pub(crate) approved: bool,
 }
 
 impl Lease {
@@ -65,11 +69,18 @@ impl Lease {
         if let Some(hello) = &self.hello {
             facts = facts.with_hello(hello);
         }
+        if let Some(request) = &self.request {
+            facts = facts.with_request(request);
+        }
+        if self.approved {
+            facts = facts.with_approval();
+        }
         match policy.judge(&facts) {
             Verdict::Allow(allow) if self.holds(&allow) => Ok(allow),
             Verdict::Allow(_) | Verdict::Need(Need::Addresses | Need::Hello { .. }) => {
                 Err(undecided())
             }
+            Verdict::Need(Need::Request { .. }) => Err(uninspected()),
             Verdict::Deny(denial) => Err(denial),
         }
     }

@@ -62,6 +62,7 @@ pub use limits::Limits;
 use upstream::{Connector, Direct, Pool, Settings};
 
 use crate::{
+    approval::Approvals,
     event::{Event, Events, Kind, Subscription},
     policy::EgressPolicy,
     resolve::{Resolver, SystemResolver},
@@ -92,6 +93,7 @@ pub struct Proxy(Arc<Shared>);
 struct Shared {
     policy: watch::Sender<InForce>,
     resolver: Arc<dyn Resolver>,
+    approvals: Option<Approvals>,
     connector: Arc<dyn Connector>,
     pool: Arc<Pool>,
     limits: Limits,
@@ -111,6 +113,7 @@ impl Proxy {
         ProxyBuilder {
             policy,
             resolver: None,
+            approvals: None,
             limits: Limits::default(),
             events: Events::default(),
             label: None,
@@ -244,6 +247,7 @@ impl fmt::Debug for Proxy {
 pub struct ProxyBuilder {
     policy: Arc<dyn EgressPolicy>,
     resolver: Option<Arc<dyn Resolver>>,
+    approvals: Option<Approvals>,
     limits: Limits,
     events: Events,
     label: Option<Arc<str>>,
@@ -253,6 +257,12 @@ impl ProxyBuilder {
     /// Sets who looks names up; [`SystemResolver`] if nobody is named.
     pub fn resolver(mut self, resolver: Arc<dyn Resolver>) -> Self {
         self.resolver = Some(resolver);
+        self
+    }
+
+    /// Sets who is asked about what no rule allows; nobody if nobody is named.
+    pub fn approvals(mut self, approvals: Approvals) -> Self {
+        self.approvals = Some(approvals);
         self
     }
 
@@ -286,6 +296,7 @@ impl ProxyBuilder {
                 generation: 0,
             }),
             resolver,
+            approvals: self.approvals,
             connector: Arc::new(Direct),
             pool: Arc::new(Pool::new(self.limits.waiting)),
             settings: Settings::new(&self.limits),

@@ -26,17 +26,19 @@ struct Answer<'a> {
     remedy: Option<&'a str>,
 }
 
-/// Answers a denial: 403, or 502 if the name has no address, which is nobody's decision.
+/// Answers a denial: 403, or 502 if the name has no address, which is nobody's decision, or 400 if the request can
+/// be read in more than one way.
 pub(crate) fn denied(target: &Target, denial: &Denial) -> Response<Body> {
     let status = match denial.reason {
         Reason::Unresolved => StatusCode::BAD_GATEWAY,
+        Reason::Ambiguous => StatusCode::BAD_REQUEST,
         _ => StatusCode::FORBIDDEN,
     };
     let answer = Answer {
-        error: if status == StatusCode::FORBIDDEN {
-            "denied"
-        } else {
-            "unreachable"
+        error: match status {
+            StatusCode::FORBIDDEN => "denied",
+            StatusCode::BAD_REQUEST => "refused",
+            _ => "unreachable",
         },
         reason: denial.reason.as_str(),
         message: &denial.text,

@@ -42,7 +42,7 @@ pub(super) struct Tunnel {
 /// Opens a tunnel, as far as can be before the client has sent its first bytes, and answers CONNECT.
 pub(super) async fn open(client: &Client, target: Target, upgrade: OnUpgrade) -> Response<Body> {
     let started = Instant::now();
-    let passed = match client.judge(&target, Carriage::Tunnel).await {
+    let passed = match client.judge(&target, None).await {
         Ok(passed) => passed,
         Err(denial) => {
             client.emit(Kind::Decision, |event| {

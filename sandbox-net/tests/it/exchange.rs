@@ -5,7 +5,7 @@ use std::sync::Arc;
 use sandbox_net::{
     Proxy,
     event::{Decided, Kind},
-    policy::{RuleSet, Scripted},
+    policy::{Requests, RuleSet, Scripted},
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -359,4 +359,105 @@ async fn an_origin_that_is_gone_is_a_502() {
     let proxy = crate::support::proxy(allowing(&[format!("127.0.0.1:{port}")]));
     let answer = fetch(&proxy, &format!("http://127.0.0.1:{port}/")).await;
     assert!(answer.starts_with("HTTP/1.1 502"), "{answer}");
+}
+
+#[tokio::test]
+async fn e58_e59_requests_are_judged_and_what_overrides_them_is_removed() {
+    let origin = Origin::mirror().await;
+    let host = format!("app.test:{}", origin.port());
+    let reads = Requests::new().methods(["GET"]).unwrap();
+    let reads = reads.paths(["/api/**"]).unwrap();
+    let rules = RuleSet::deny().allow_requests(&host, reads).unwrap();
+    let proxy = proxy(rules.limit(&host).unwrap().limit(&origin.rule()).unwrap());
+    let answer = fetch(&proxy, &format!("http://{host}/api/x")).await;
+    // The limit opens nothing by itself.
+    assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
+
+    let reads = Requests::new().methods(["GET"]).unwrap();
+    let reads = reads.paths(["/api/**"]).unwrap();
+    let rules = allowing(&[origin.rule()])
+        .allow_requests(&host, reads)
+        .unwrap();
+    let proxy = crate::support::proxy(rules);
+    let answer = ask(
+        &proxy,
+        &format!(
+            "GET http://{host}/api/x HTTP/1.1\r\nHost: {host}\r\nX-HTTP-Method-Override: DELETE\r\n\
+             x-original-url: /admin\r\nX-Kept: 1\r\nConnection: close\r\n\r\n"
+        ),
+    )
+    .await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let seen = answer.to_ascii_lowercase();
+    assert!(seen.contains("x-kept: 1"), "{seen}");
+    assert!(
+        !seen.contains("override") && !seen.contains("x-original-url"),
+        "{seen}"
+    );
+    for (request, status, reason) in [
+        ("POST /api/x", "403", "request-not-allowed"),
+        ("GET /admin", "403", "request-not-allowed"),
+        ("GET /api/../admin", "400", "ambiguous-request"),
+        ("GET /api/%2e%2e/admin", "400", "ambiguous-request"),
+        ("GET /api//x", "400", "ambiguous-request"),
+        ("GET /api%2fx", "400", "ambiguous-request"),
+        ("GET /api/x;y", "400", "ambiguous-request"),
+        ("GET /api\\x", "400", "ambiguous-request"),
+    ] {
+        let (method, path) = request.split_once(' ').unwrap();
+        let request = format!(
+            "{method} http://{host}{path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        );
+        let answer = ask(&proxy, &request).await;
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status}")),
+            "{request}: {answer}"
+        );
+        // A backslash does not pass the reader of requests, which has its own words.
+        if !path.contains('\\') {
+            assert_eq!(body(&answer)["reason"], reason, "{request}");
+        }
+    }
+    assert_eq!(origin.connections(), 1, "denied requests reach nobody");
+}
+
+#[tokio::test]
+async fn what_no_rule_allows_can_be_approved() {
+    use sandbox_net::{
+        approval::{Answer, Approvals, Approver, Question},
+        policy::Pattern,
+    };
+
+    #[derive(Debug)]
+    struct Yes;
+
+    #[async_trait::async_trait]
+    impl Approver for Yes {
+        async fn ask(&self, question: &Question) -> Answer {
+            match question.target.to_string().starts_with("app.test:") {
+                true => Answer::Session,
+                false => Answer::Deny,
+            }
+        }
+
+        fn keep(&self, _: &Pattern) {}
+    }
+
+    let origin = Origin::mirror().await;
+    // The address is opened, the name is not allowed.
+    let proxy = Proxy::builder(Arc::new(allowing(&[origin.rule()])))
+        .resolver(Rebinding::new(&["127.0.0.1"]))
+        .approvals(Approvals::new(Arc::new(Yes)))
+        .build();
+    let answer = fetch(&proxy, &format!("http://app.test:{}/", origin.port())).await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let answer = fetch(&proxy, &format!("http://other.test:{}/", origin.port())).await;
+    assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
+    assert_eq!(body(&answer)["reason"], "not-approved");
+    // A replaced policy still beats the approval.
+    proxy.set_policy(Arc::new(
+        allowing(&[origin.rule()]).block("app.test").unwrap(),
+    ));
+    let answer = fetch(&proxy, &format!("http://app.test:{}/", origin.port())).await;
+    assert_eq!(body(&answer)["reason"], "blocked");
 }

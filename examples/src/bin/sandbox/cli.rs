@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
-use sandbox_core::net::policy::Mode;
+use sandbox_core::net::policy::Preset;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -165,9 +165,12 @@ pub(crate) struct Creation {
 /// What may be reached.
 #[derive(Debug, Args)]
 pub(crate) struct Rules {
-    /// What happens to hosts that no rule names
-    #[arg(long, value_name = "MODE")]
+    /// Rules to begin with: what happens to hosts that no rule names, or a preset
+    #[arg(long, value_name = "POLICY")]
     pub(crate) policy: Option<Policy>,
+    /// Begin with the rules of a file, TOML or JSON
+    #[arg(long, value_name = "FILE", conflicts_with = "policy")]
+    pub(crate) rules_file: Option<PathBuf>,
     /// Let a host through: name, *.name, address or network, with or without :port
     #[arg(long, value_name = "HOST")]
     pub(crate) allow_host: Vec<String>,
@@ -182,13 +185,20 @@ pub(crate) enum Policy {
     Allow,
     /// They are not
     Deny,
+    /// Nothing is let through, as deny
+    Locked,
+    /// Models, source hosts, and the package registries that this host uses are let through
+    Balanced,
+    /// Public hosts are let through, as allow
+    Open,
 }
 
-impl From<Policy> for Mode {
+impl From<Policy> for Preset {
     fn from(policy: Policy) -> Self {
         match policy {
-            Policy::Allow => Self::Allow,
-            Policy::Deny => Self::Deny,
+            Policy::Allow | Policy::Open => Self::Open,
+            Policy::Deny | Policy::Locked => Self::Locked,
+            Policy::Balanced => Self::Balanced,
         }
     }
 }
@@ -266,6 +276,8 @@ pub(crate) struct Copy {
 pub(crate) enum Network {
     /// Show or set a sandbox's rules, from now on and for live connections too
     Proxy(Proxy),
+    /// Show a sandbox's rules in the form of a file, for --rules-file
+    Rules(ShowRules),
     /// Show what was decided
     Log(Log),
     /// Tell whether a URL would be let through: exit status 0 if so, 1 if not
@@ -282,6 +294,15 @@ pub(crate) struct Proxy {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct ShowRules {
+    /// The sandbox
+    pub(crate) name: String,
+    /// As JSON, not TOML
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct Log {
     /// The sandbox
     pub(crate) name: String,
@@ -294,7 +315,7 @@ pub(crate) struct Log {
 pub(crate) struct Check {
     #[command(flatten)]
     pub(crate) rules: Rules,
-    /// A sandbox whose rules to ask, and a URL, HOST or HOST:PORT
+    /// A sandbox whose rules to ask, and a URL, "METHOD URL", HOST or HOST:PORT
     #[arg(required = true, num_args = 1..=2, value_names = ["[NAME]", "URL"])]
     pub(crate) target: Vec<String>,
 }

@@ -2,7 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use sandbox_core::net::policy::RuleSet;
+use sandbox_core::net::{
+    policy::{Preset, Registries, RuleSet},
+    registries,
+};
 use sandbox_core::{Description, Dirs, Image, Limits, Sandbox, SandboxBuilder, Workspace};
 
 use crate::cli::{Creation, Rules};
@@ -30,7 +33,7 @@ pub(crate) struct Plan {
 
 impl Plan {
     /// Looks up what the arguments name.
-    pub(crate) fn of(creation: &Creation) -> Result<Self, Failure> {
+    pub(crate) async fn of(creation: &Creation) -> Result<Self, Failure> {
         let workspaces = workspaces(creation)?;
         let image = creation
             .image
@@ -47,7 +50,7 @@ impl Plan {
             image,
             workspaces,
             limits,
-            network: rules(&creation.rules, RuleSet::deny())?,
+            network: rules(&creation.rules, RuleSet::deny()).await?,
             env: creation.env.clone(),
             user: creation.user.clone(),
         })
@@ -122,15 +125,19 @@ impl Plan {
 impl Rules {
     /// Tells whether they say anything.
     pub(crate) fn is_given(&self) -> bool {
-        self.policy.is_some() || !self.allow_host.is_empty() || !self.block_host.is_empty()
+        self.policy.is_some()
+            || self.rules_file.is_some()
+            || !self.allow_host.is_empty()
+            || !self.block_host.is_empty()
     }
 }
 
-/// Returns the rules that the arguments make of others: a mode begins anew, hosts are added.
-pub(crate) fn rules(given: &Rules, present: RuleSet) -> Result<RuleSet, Failure> {
-    let mut rules = match given.policy {
-        Some(policy) => RuleSet::new(policy.into()),
-        None => present,
+/// Returns the rules that the arguments make of others: a policy or a file begins anew, hosts are added.
+pub(crate) async fn rules(given: &Rules, present: RuleSet) -> Result<RuleSet, Failure> {
+    let mut rules = match (given.policy, &given.rules_file) {
+        (Some(policy), _) => preset(policy.into()).await,
+        (None, Some(path)) => rules_of(path)?,
+        (None, None) => present,
     };
     for host in &given.allow_host {
         rules = rules
@@ -143,6 +150,32 @@ pub(crate) fn rules(given: &Rules, present: RuleSet) -> Result<RuleSet, Failure>
             .map_err(|error| Failure::from_error(&error))?;
     }
     Ok(rules)
+}
+
+/// Makes a preset's rules, and tells what of the host's registries is left out.
+async fn preset(preset: Preset) -> RuleSet {
+    let registries = match preset {
+        Preset::Balanced => registries::find(&registries::Environment::of_process()).await,
+        _ => Registries::new(),
+    };
+    for note in registries.notes() {
+        crate::failure::warn(&note.to_string());
+    }
+    preset.rules(&registries)
+}
+
+/// Reads a file of rules: JSON if its name says so, else TOML.
+fn rules_of(path: &Path) -> Result<RuleSet, Failure> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| Failure::new(format!("read {}", path.display()), error))?;
+    let json = path
+        .extension()
+        .is_some_and(|extension| extension == "json");
+    let read = match json {
+        true => RuleSet::from_json(&text),
+        false => RuleSet::from_toml(&text),
+    };
+    read.map_err(|error| Failure::from_error(&error))
 }
 
 fn workspaces(creation: &Creation) -> Result<Vec<Workspace>, Failure> {

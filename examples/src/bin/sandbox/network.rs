@@ -1,10 +1,10 @@
-//! `network proxy`, `network log`, `network check`.
+//! `network proxy`, `network rules`, `network log`, `network check`.
 
 use std::fmt::Write as _;
 use std::io::ErrorKind;
 use std::time::{Duration, UNIX_EPOCH};
 
-use sandbox_core::net::policy::{Pattern, RuleSet, Verdict};
+use sandbox_core::net::policy::{Clause, RuleSet, Verdict};
 use sandbox_core::net::resolve::SystemResolver;
 use sandbox_core::{Dirs, Sandbox, net};
 use serde_json::Value;
@@ -21,6 +21,7 @@ const DENIED: u8 = 1;
 pub(crate) async fn network(dirs: &Dirs, verb: Network) -> Result<u8, Failure> {
     match verb {
         Network::Proxy(arguments) => proxy(dirs, &arguments).await,
+        Network::Rules(arguments) => rules(dirs, &arguments).await,
         Network::Log(arguments) => log(dirs, &arguments).await,
         Network::Check(arguments) => check(dirs, &arguments).await,
     }
@@ -30,7 +31,7 @@ async fn proxy(dirs: &Dirs, arguments: &cli::Proxy) -> Result<u8, Failure> {
     let sandbox = Sandbox::connect_in(dirs.clone(), &arguments.name).await?;
     let mut rules = sandbox.network().await?;
     if arguments.rules.is_given() {
-        rules = creation::rules(&arguments.rules, rules)?;
+        rules = creation::rules(&arguments.rules, rules).await?;
         sandbox.set_network(rules.clone()).await?;
     }
     output::print(shown(&rules).as_bytes())?;
@@ -39,14 +40,31 @@ async fn proxy(dirs: &Dirs, arguments: &cli::Proxy) -> Result<u8, Failure> {
 
 fn shown(rules: &RuleSet) -> String {
     let mut text = format!("policy  {}\n", rules.mode());
-    let mut add = |what: &str, hosts: &[Pattern]| {
-        for host in hosts {
-            text += &format!("{what:7} {host}\n");
+    let mut add = |what: &str, clauses: &[Clause]| {
+        for clause in clauses {
+            text += &format!("{what:7} {clause}\n");
         }
     };
     add("allow", rules.allowed());
     add("block", rules.blocked());
+    if let Some(limits) = rules.limits() {
+        add("limit", limits);
+        if limits.is_empty() {
+            text += "limit   nothing\n";
+        }
+    }
     text
+}
+
+async fn rules(dirs: &Dirs, arguments: &cli::ShowRules) -> Result<u8, Failure> {
+    let sandbox = Sandbox::connect_in(dirs.clone(), &arguments.name).await?;
+    let rules = sandbox.network().await?;
+    let text = match arguments.json {
+        true => rules.to_json() + "\n",
+        false => rules.to_toml(),
+    };
+    output::print(text.as_bytes())?;
+    Ok(0)
 }
 
 async fn log(dirs: &Dirs, arguments: &cli::Log) -> Result<u8, Failure> {
@@ -122,7 +140,7 @@ async fn check(dirs: &Dirs, arguments: &cli::Check) -> Result<u8, Failure> {
         }
         None => RuleSet::deny(),
     };
-    let rules = creation::rules(&arguments.rules, present)?;
+    let rules = creation::rules(&arguments.rules, present).await?;
     let verdict = net::check(&rules, &SystemResolver::default(), url)
         .await
         .map_err(|error| Failure::from_error(&error))?;

@@ -42,7 +42,7 @@ struct Task {
 /// Runs an agent or a command in a sandbox.
 pub(crate) async fn run(dirs: &Dirs, arguments: cli::Run) -> Result<u8, Failure> {
     let mut interrupts = Interrupts::listen()?;
-    let plan = Plan::of(&arguments.creation)?;
+    let plan = Plan::of(&arguments.creation).await?;
     let task = Task {
         agent: arguments.creation.agent,
         command: arguments.command,
@@ -70,7 +70,7 @@ pub(crate) async fn run(dirs: &Dirs, arguments: cli::Run) -> Result<u8, Failure>
 /// Creates a sandbox and leaves it running.
 pub(crate) async fn create(dirs: &Dirs, arguments: cli::Create) -> Result<u8, Failure> {
     let mut interrupts = Interrupts::listen()?;
-    let mut plan = Plan::of(&arguments.creation)?;
+    let mut plan = Plan::of(&arguments.creation).await?;
     plan.set_run_time(arguments.creation.timeout);
     let sandbox = create_detached(dirs, &plan, &mut interrupts).await?;
     output::print(format!("{}\n", sandbox.name()).as_bytes())?;
