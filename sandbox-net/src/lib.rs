@@ -56,6 +56,8 @@
 //! - Lookups of allowed names carry what the sandbox puts in them, below an allowed wildcard for one.
 //! - Other protocols than HTTP and TLS pass only where a rule names their port, and unseen.
 
+#[cfg(feature = "inspect")]
+pub mod credentials;
 #[cfg(feature = "proxy")]
 mod decide;
 #[cfg(feature = "proxy")]
