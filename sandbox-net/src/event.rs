@@ -30,6 +30,11 @@ pub enum Kind {
     End,
     /// A request could not be read, or was ambiguous.
     Refused,
+    /// A secret was put into a request.
+    Credential,
+    /// A credential was on its way to where it does not belong, and was stopped; or seen, if that is all that was
+    /// asked for.
+    Alert,
     /// Events were lost because this subscriber read too slowly.
     Gap,
 }
@@ -84,6 +89,9 @@ pub struct Event {
     /// Why, as a sentence for people.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub text: Option<String>,
+    /// The name of the credential that it is about, never its value.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub credential: Option<String>,
     /// Bytes sent to the target.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bytes_up: Option<u64>,
@@ -114,6 +122,7 @@ impl Event {
             rule: None,
             reason: None,
             text: None,
+            credential: None,
             bytes_up: None,
             bytes_down: None,
             duration_ms: None,
@@ -154,6 +163,25 @@ impl Event {
         self.reason = Some(reason.to_owned());
         self.text = Some(text.to_owned());
         self
+    }
+
+    #[cfg(feature = "inspect")]
+    pub(crate) fn with_kind(mut self, kind: Kind) -> Self {
+        self.kind = kind;
+        self
+    }
+
+    #[cfg(feature = "inspect")]
+    pub(crate) fn with_credential(mut self, name: &str) -> Self {
+        self.credential = Some(name.to_owned());
+        self
+    }
+
+    /// Denies for a reason that is no rule's.
+    #[cfg(feature = "inspect")]
+    pub(crate) fn with_refusal(mut self, reason: &str, text: &str) -> Self {
+        self.verdict = Some(Decided::Deny);
+        self.with_reason(reason, text)
     }
 
     pub(crate) fn with_traffic(mut self, up: u64, down: u64, duration: Duration) -> Self {

@@ -65,6 +65,8 @@ mod error;
 #[cfg(feature = "proxy")]
 pub mod event;
 pub mod guest;
+#[cfg(feature = "inspect")]
+pub mod inspect;
 #[cfg(feature = "proxy")]
 pub mod policy;
 #[cfg(feature = "proxy")]

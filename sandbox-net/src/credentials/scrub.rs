@@ -24,8 +24,14 @@ impl Scrubber {
         }
     }
 
+    /// Tells whether there is nothing to take out.
     pub(crate) fn is_idle(&self) -> bool {
         self.secrets.is_empty()
+    }
+
+    /// Tells whether nothing is held back.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.held.is_empty()
     }
 
     /// Takes the next bytes and returns those that may go on.

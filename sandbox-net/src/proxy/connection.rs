@@ -20,6 +20,8 @@ use super::{
     request::{self, Ask, Refusal},
     tunnel::{self, Tunnel},
 };
+#[cfg(feature = "inspect")]
+use crate::inspect::Inspector;
 use crate::{
     decide::{Decision, decide},
     event::{Event, Kind},
@@ -117,6 +119,13 @@ impl Connection {
         })
     }
 
+    /// Returns who opens TLS to a target, if it is to be opened.
+    #[cfg(feature = "inspect")]
+    pub(super) fn inspector(&self, target: &Target) -> Option<Inspector> {
+        let inspector = self.shared.inspector.as_ref()?;
+        inspector.wants(target).then(|| inspector.clone())
+    }
+
     /// Begins an event of this connection.
     pub(super) fn event(&self, kind: Kind) -> Event {
         Event::new(kind, self.id)
@@ -146,6 +155,10 @@ impl Connection {
                 tunnel::open(&self, target, Request::from_parts(head, body)).await
             }
             Ok(Ask::Http(target)) => {
+                #[cfg(feature = "inspect")]
+                if let Some(response) = super::inspected::refuse_plain(&self, &target, &head) {
+                    return response;
+                }
                 exchange::forward(&self, target, Request::from_parts(head, body)).await
             }
             Err(refusal) => {
@@ -160,7 +173,7 @@ impl Connection {
         self.emit(event.with_reason(refusal.reason(), &refusal.to_string()));
     }
 
-    fn report_broken(&self, error: &hyper::Error) {
+    pub(super) fn report_broken(&self, error: &hyper::Error) {
         let reason = match error {
             error if error.is_timeout() => "head-timeout",
             error if error.is_parse() => "malformed",
@@ -172,11 +185,11 @@ impl Connection {
     }
 
     /// The bound on a head. hyper panics below 8,192, and cannot read a head at all in much less.
-    fn head_bytes(&self) -> usize {
+    pub(super) fn head_bytes(&self) -> usize {
         self.shared.limits.head_bytes.max(8192)
     }
 
-    fn http(&self) -> http1::Builder {
+    pub(super) fn http(&self) -> http1::Builder {
         let limits = &self.shared.limits;
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new())

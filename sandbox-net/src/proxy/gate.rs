@@ -359,6 +359,14 @@ impl<S> Gated<S> {
         count > 0
     }
 
+    /// Returns the stream, and what was read from it and by nobody since.
+    #[cfg(feature = "inspect")]
+    pub(super) fn into_parts(mut self) -> (S, Vec<u8>) {
+        let mut unread = self.passed.split_off(self.at);
+        unread.append(&mut self.gate.head);
+        (self.stream, unread)
+    }
+
     fn stop(&mut self, what: &'static str) -> io::Result<()> {
         // Set once, because nothing is read after it.
         self.stopped.get_or_init(|| what);

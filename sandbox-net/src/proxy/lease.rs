@@ -29,7 +29,7 @@ pub(crate) enum Cut {
 }
 
 /// The facts that a connection was allowed for.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Lease {
     pub(crate) policy: PolicyWatch,
     pub(crate) target: Target,

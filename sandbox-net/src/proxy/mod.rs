@@ -15,6 +15,7 @@
 //! | `request` | what a request's head asks for |
 //! | `tunnel`, `hello` | CONNECT; the name in the TLS ClientHello |
 //! | `exchange` | plain HTTP |
+//! | `inspected` | tunnels that are opened, where an [`Inspector`](crate::inspect::Inspector) says so |
 //! | `dial` | connections to judged addresses |
 //! | `lease`, `meter` | what ends a live connection: a new policy, silence |
 //! | `reply` | the proxy's own answers |
@@ -24,6 +25,8 @@ mod dial;
 mod exchange;
 mod gate;
 mod hello;
+#[cfg(feature = "inspect")]
+mod inspected;
 mod lease;
 mod limits;
 mod meter;
@@ -52,6 +55,8 @@ use tokio::{
 
 pub use limits::Limits;
 
+#[cfg(feature = "inspect")]
+use crate::inspect::Inspector;
 use crate::{
     event::{Event, Events, Kind, Subscription},
     policy::EgressPolicy,
@@ -85,6 +90,8 @@ struct Shared {
     resolver: Arc<dyn Resolver>,
     limits: Limits,
     events: Events,
+    #[cfg(feature = "inspect")]
+    inspector: Option<Inspector>,
     places: Arc<Semaphore>,
     connections: AtomicU64,
 }
@@ -97,6 +104,8 @@ impl Proxy {
             resolver: None,
             limits: Limits::default(),
             events: Events::default(),
+            #[cfg(feature = "inspect")]
+            inspector: None,
         }
     }
 
@@ -190,6 +199,8 @@ pub struct ProxyBuilder {
     resolver: Option<Arc<dyn Resolver>>,
     limits: Limits,
     events: Events,
+    #[cfg(feature = "inspect")]
+    inspector: Option<Inspector>,
 }
 
 impl ProxyBuilder {
@@ -211,6 +222,13 @@ impl ProxyBuilder {
         self
     }
 
+    /// Sets who opens TLS and puts secrets in; without, every tunnel stays closed.
+    #[cfg(feature = "inspect")]
+    pub fn inspector(mut self, inspector: Inspector) -> Self {
+        self.inspector = Some(inspector);
+        self
+    }
+
     /// Builds the proxy. Nothing runs until a connection is served.
     pub fn build(self) -> Proxy {
         let resolver = self
@@ -222,6 +240,8 @@ impl ProxyBuilder {
             resolver,
             limits: self.limits,
             events: self.events,
+            #[cfg(feature = "inspect")]
+            inspector: self.inspector,
             places: Arc::new(Semaphore::new(places)),
             connections: AtomicU64::new(0),
         }))

@@ -17,6 +17,8 @@ use tokio::{
     time::timeout,
 };
 
+#[cfg(feature = "inspect")]
+use super::inspected;
 use super::{
     connection::Connection,
     dial::dial,
@@ -108,6 +110,17 @@ fn decided(connection: &Connection, target: &Target) -> Event {
 impl Tunnel {
     /// Carries the tunnel to its end.
     pub(super) async fn run(mut self, connection: &Arc<Connection>) {
+        #[cfg(feature = "inspect")]
+        if let Some(inspector) = connection.inspector(&self.lease.target) {
+            let opened = inspected::Opened {
+                lease: self.lease,
+                client: self.client,
+                upstream: self.upstream,
+                started: self.started,
+            };
+            // Boxed: it is larger than all that a plain tunnel needs.
+            return Box::pin(inspected::run(opened, connection, inspector)).await;
+        }
         let Ok(client) = (&mut self.client).await else {
             return; // the client was gone before it had its answer
         };
@@ -170,7 +183,7 @@ impl Tunnel {
     }
 }
 
-async fn read_hello(client: &mut TokioIo<Upgraded>, reader: &mut HelloReader) -> Hello {
+pub(super) async fn read_hello(client: &mut TokioIo<Upgraded>, reader: &mut HelloReader) -> Hello {
     let mut buffer = [0; 4096];
     loop {
         match client.read(&mut buffer).await {
@@ -187,7 +200,7 @@ async fn read_hello(client: &mut TokioIo<Upgraded>, reader: &mut HelloReader) ->
 }
 
 /// Tells a client that speaks TLS that it is denied. One that is gone already does not matter.
-async fn alert(client: &mut TokioIo<Upgraded>, first: &[u8]) {
+pub(super) async fn alert(client: &mut TokioIo<Upgraded>, first: &[u8]) {
     if first.first() == Some(&22) {
         drop(client.write_all(&ALERT).await);
     }
