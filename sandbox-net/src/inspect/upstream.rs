@@ -189,7 +189,7 @@ fn certificate_fault(error: &CertificateError) -> &'static str {
             "nobody who is trusted vouches for the host's certificate"
         }
         CertificateError::Revoked => "the host's certificate was revoked",
-        CertificateError::BadSignature => "the host's certificate is forged",
+        CertificateError::BadSignature => "the host's certificate is not signed by whom it names",
         _ => "the host's certificate is not valid",
     }
 }

@@ -1,0 +1,7 @@
+//! TLS that is opened, and the secrets that are put in there.
+
+pub(crate) mod support;
+
+mod bodies;
+mod requests;
+mod trust;
