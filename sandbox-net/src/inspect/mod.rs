@@ -10,8 +10,12 @@
 //! client is answered 502 on a connection that never leads anywhere. Everything else stays closed: a target that
 //! is not listed, or for which no credential was granted, is carried as it is, and so is one whose clients know the
 //! origin's own certificate ([`InspectorBuilder::bypass`]).
+//!
+//! [`trust`] is what makes clients inside believe in the authority.
 
 mod authority;
+pub mod trust;
+mod truststore;
 mod upstream;
 
 use std::{fmt, sync::Arc, time::SystemTime};
