@@ -3,5 +3,6 @@
 pub(crate) mod support;
 
 mod bodies;
+mod clients;
 mod requests;
 mod trust;
