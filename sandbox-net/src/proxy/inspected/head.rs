@@ -35,7 +35,7 @@ pub(super) fn check(head: &Parts, target: &Target) -> Result<bool, Misfit> {
 fn check_uri(head: &Parts, target: &Target) -> Result<(), Misfit> {
     let uri = &head.uri;
     let path = uri.path_and_query().map_or("", PathAndQuery::as_str);
-    if !path.starts_with('/') && !(path == "*" && head.method == Method::OPTIONS) {
+    if !(path.starts_with('/') || path == "*" && head.method == Method::OPTIONS) {
         return Err(Misfit::Malformed("the request has no path"));
     }
     match (uri.scheme_str(), uri.authority()) {
