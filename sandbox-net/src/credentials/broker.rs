@@ -263,6 +263,13 @@ impl Table {
         })
     }
 
+    /// Lists the names of the credentials that are granted to a target.
+    pub(crate) fn names_for(&self, target: &Target) -> Vec<&str> {
+        self.bound(target)
+            .map(|(entry, _)| entry.name.as_str())
+            .collect()
+    }
+
     /// Returns the name of a credential whose placeholder was found in a body on its way to a target, if it does
     /// not belong there.
     pub(crate) fn misdirected(&self, index: usize, target: &Target) -> Option<&str> {

@@ -78,6 +78,20 @@ impl Refusal {
         }
     }
 
+    /// Says what would help, if anything does.
+    pub(crate) fn remedy(&self) -> Option<&'static str> {
+        match self {
+            Self::Unbound(_) => Some("grant the credential to this host, if it may have it"),
+            Self::Misplaced(_) => Some("send it in a place that the grant names"),
+            Self::Foreign(_) => Some("send the placeholder, or let the grant stand beside others"),
+            Self::Plain(_) => Some("use https"),
+            Self::BodyTooLong(_) | Self::BodyEncoded(_) => {
+                Some("send the credential in a header, or a shorter body without compression")
+            }
+            Self::Unknown | Self::Revoked(_) => None,
+        }
+    }
+
     /// Whether somebody tries to carry a credential where it does not belong.
     pub(crate) fn is_alert(&self) -> bool {
         matches!(

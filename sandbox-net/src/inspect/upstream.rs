@@ -89,6 +89,15 @@ impl Fault {
     }
 }
 
+impl Fault {
+    /// Returns the fault that an error carries.
+    pub(crate) fn within(error: &std::io::Error) -> Option<&Self> {
+        error.get_ref()?.downcast_ref()
+    }
+}
+
+impl std::error::Error for Fault {}
+
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)

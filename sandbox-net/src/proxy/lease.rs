@@ -16,8 +16,21 @@ use crate::{
     },
 };
 
+/// The policy in force, with the number of policies that were in force before it.
+#[derive(Debug, Clone)]
+pub(crate) struct InForce {
+    pub(crate) policy: Arc<dyn EgressPolicy>,
+    pub(crate) generation: u64,
+}
+
+impl InForce {
+    pub(crate) fn into_parts(self) -> (Arc<dyn EgressPolicy>, u64) {
+        (self.policy, self.generation)
+    }
+}
+
 /// The policy in force, and notice of the next one.
-pub(crate) type PolicyWatch = watch::Receiver<Arc<dyn EgressPolicy>>;
+pub(crate) type PolicyWatch = watch::Receiver<InForce>;
 
 /// Why a live connection was ended by the proxy.
 #[derive(Debug)]
@@ -32,6 +45,8 @@ pub(crate) enum Cut {
 #[derive(Debug, Clone)]
 pub(crate) struct Lease {
     pub(crate) policy: PolicyWatch,
+    /// The policy that judged it last.
+    pub(crate) generation: u64,
     pub(crate) target: Target,
     pub(crate) carriage: Carriage,
     /// All that the target resolved to.
@@ -44,7 +59,8 @@ pub(crate) struct Lease {
 impl Lease {
     /// Judges the connection by the policy that is in force now. It is allowed only with the address it has.
     pub(crate) fn judge(&mut self) -> Result<Allow, Denial> {
-        let policy = Arc::clone(&*self.policy.borrow_and_update());
+        let (policy, generation) = self.policy.borrow_and_update().clone().into_parts();
+        self.generation = generation;
         let mut facts = Facts::new(&self.target, self.carriage).with_candidates(&self.candidates);
         if let Some(hello) = &self.hello {
             facts = facts.with_hello(hello);
@@ -56,6 +72,11 @@ impl Lease {
             }
             Verdict::Deny(denial) => Err(denial),
         }
+    }
+
+    /// Whether another policy is in force than the one that judged it last.
+    pub(crate) fn is_stale(&self) -> bool {
+        self.policy.borrow().generation != self.generation
     }
 
     /// Waits until the connection has to end.

@@ -9,6 +9,9 @@ pub struct Limits {
     /// Connections from the sandbox at a time; one more is answered 503 and closed. Default 1,024: a package
     /// manager opens dozens, and with the upstream side it stays below common limits of open files.
     pub connections: usize,
+    /// Connections to origins of plain HTTP that wait for another request; 0 makes a new one for each. Default 32:
+    /// clients of plain HTTP talk to a host or two, over six connections each.
+    pub waiting: usize,
     /// Bytes of a request's head; a longer one is answered 431 and closed. At least 8,192. Default 64 KiB: room
     /// for large cookies, and what most origins accept is less.
     pub head_bytes: usize,
@@ -29,6 +32,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections: 1024,
+            waiting: 32,
             head_bytes: 64 * 1024,
             headers: 100,
             head_timeout: Duration::from_secs(30),
@@ -44,6 +48,13 @@ impl Limits {
     #[must_use]
     pub fn with_connections(mut self, connections: usize) -> Self {
         self.connections = connections;
+        self
+    }
+
+    /// Sets [`waiting`](Self::waiting).
+    #[must_use]
+    pub fn with_waiting(mut self, connections: usize) -> Self {
+        self.waiting = connections;
         self
     }
 

@@ -11,28 +11,35 @@
 //! | module | holds |
 //! |---|---|
 //! | `connection` | one connection from the sandbox, served by hyper |
-//! | `gate` | the bytes of requests: only what can be read in one way reaches hyper |
+//! | `client` | such a connection, to the code that judges and tells |
+//! | `gate` | the bytes of messages: only what can be read in one way reaches hyper |
 //! | `request` | what a request's head asks for |
 //! | `tunnel`, `hello` | CONNECT; the name in the TLS ClientHello |
-//! | `exchange` | plain HTTP |
+//! | `exchange`, `raw` | HTTP exchanges; what an upgrade leaves |
+//! | `inside` | requests inside a tunnel that was decrypted |
 //! | `inspected` | tunnels that are opened, where an [`Inspector`](crate::inspect::Inspector) says so |
-//! | `dial` | connections to judged addresses |
+//! | `upstream` | connections to judged addresses, HTTP over them, those that wait |
 //! | `lease`, `meter` | what ends a live connection: a new policy, silence |
+//! | `pump` | bytes both ways |
 //! | `reply` | the proxy's own answers |
 
+mod client;
 mod connection;
-mod dial;
 mod exchange;
 mod gate;
 mod hello;
+mod inside;
 #[cfg(feature = "inspect")]
 mod inspected;
 mod lease;
 mod limits;
 mod meter;
+mod pump;
+mod raw;
 mod reply;
 mod request;
 mod tunnel;
+mod upstream;
 
 use std::{
     convert::Infallible,
@@ -53,7 +60,9 @@ use tokio::{
     time::timeout,
 };
 
+use lease::InForce;
 pub use limits::Limits;
+use upstream::{Connector, Direct, Pool, Settings};
 
 #[cfg(feature = "inspect")]
 use crate::inspect::Inspector;
@@ -86,14 +95,21 @@ pub struct Proxy(Arc<Shared>);
 
 /// What the connections of one proxy share.
 struct Shared {
-    policy: watch::Sender<Arc<dyn EgressPolicy>>,
+    policy: watch::Sender<InForce>,
     resolver: Arc<dyn Resolver>,
+    connector: Arc<dyn Connector>,
+    pool: Arc<Pool>,
     limits: Limits,
+    settings: Settings,
     events: Events,
     #[cfg(feature = "inspect")]
     inspector: Option<Inspector>,
     places: Arc<Semaphore>,
     connections: AtomicU64,
+    /// What events call the sandbox.
+    label: Option<Arc<str>>,
+    /// Whether connections that wait for a request are to be closed.
+    closing: watch::Sender<bool>,
 }
 
 impl Proxy {
@@ -106,6 +122,7 @@ impl Proxy {
             events: Events::default(),
             #[cfg(feature = "inspect")]
             inspector: None,
+            label: None,
         }
     }
 
@@ -117,8 +134,10 @@ impl Proxy {
         let id = self.0.connections.fetch_add(1, Relaxed);
         let Ok(place) = Arc::clone(&self.0.places).try_acquire_owned() else {
             let text = "this sandbox has too many connections open";
-            let event = Event::new(Kind::Refused, id).with_reason("busy", text);
-            self.0.events.emit(event);
+            self.0.events.emit_with(|| {
+                let event = Event::new(Kind::Refused, id).with_reason("busy", text);
+                event.with_sandbox(self.0.label.as_ref())
+            });
             let farewell = async {
                 stream.write_all(reply::BUSY).await?;
                 stream.shutdown().await
@@ -139,6 +158,39 @@ impl Proxy {
     /// What the listener answers when it cannot go on. A lack of descriptors is waited out.
     pub async fn listen(&self, listener: TcpListener) -> io::Result<Infallible> {
         let mut serving = JoinSet::new();
+        self.accept(&listener, &mut serving).await
+    }
+
+    /// Accepts and serves like [`listen`](Self::listen) until `stop` is ready, then ends gracefully.
+    ///
+    /// The listener is closed, and so are connections that wait for a request, for good: the proxy takes no more
+    /// than the request under way from any connection. Returns when the last exchange and the last tunnel have
+    /// ended; dropping the future cuts them.
+    ///
+    /// # Errors
+    ///
+    /// As [`listen`](Self::listen).
+    pub async fn listen_until(
+        &self,
+        listener: TcpListener,
+        stop: impl Future<Output = ()>,
+    ) -> io::Result<()> {
+        let mut serving = JoinSet::new();
+        tokio::select! {
+            failed = self.accept(&listener, &mut serving) => return failed.map(|never| match never {}),
+            () = stop => {}
+        }
+        drop(listener);
+        self.0.closing.send_replace(true);
+        while serving.join_next().await.is_some() {}
+        Ok(())
+    }
+
+    async fn accept(
+        &self,
+        listener: &TcpListener,
+        serving: &mut JoinSet<()>,
+    ) -> io::Result<Infallible> {
         loop {
             tokio::select! {
                 accepted = listener.accept() => match accepted {
@@ -160,12 +212,16 @@ impl Proxy {
     /// The next decision is made by the new one. Live tunnels and exchanges are judged again at once, and those
     /// that the new policy would not have allowed are cut.
     pub fn set_policy(&self, policy: Arc<dyn EgressPolicy>) {
-        self.0.policy.send_replace(policy);
+        self.0.policy.send_modify(|in_force| {
+            in_force.policy = policy;
+            in_force.generation += 1;
+        });
+        self.0.pool.clear();
     }
 
     /// Returns the policy in force.
     pub fn policy(&self) -> Arc<dyn EgressPolicy> {
-        Arc::clone(&*self.0.policy.borrow())
+        Arc::clone(&self.0.policy.borrow().policy)
     }
 
     /// Subscribes to events from now on.
@@ -185,7 +241,7 @@ fn is_passing(error: &io::Error) -> bool {
 impl fmt::Debug for Proxy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Proxy")
-            .field("policy", &*self.0.policy.borrow())
+            .field("policy", &self.0.policy.borrow().policy)
             .field("limits", &self.0.limits)
             .finish_non_exhaustive()
     }
@@ -201,6 +257,7 @@ pub struct ProxyBuilder {
     events: Events,
     #[cfg(feature = "inspect")]
     inspector: Option<Inspector>,
+    label: Option<Arc<str>>,
 }
 
 impl ProxyBuilder {
@@ -216,16 +273,22 @@ impl ProxyBuilder {
         self
     }
 
+    /// Sets who opens TLS and puts secrets in; without, every tunnel stays closed.
+    #[cfg(feature = "inspect")]
+    pub fn inspector(mut self, inspector: Inspector) -> Self {
+        self.inspector = Some(inspector);
+        self
+    }
+
     /// Sets where events go. Several proxies may share one stream.
     pub fn events(mut self, events: Events) -> Self {
         self.events = events;
         self
     }
 
-    /// Sets who opens TLS and puts secrets in; without, every tunnel stays closed.
-    #[cfg(feature = "inspect")]
-    pub fn inspector(mut self, inspector: Inspector) -> Self {
-        self.inspector = Some(inspector);
+    /// Sets what events call the sandbox. Worth it where several proxies share one stream of events.
+    pub fn label(mut self, sandbox: &str) -> Self {
+        self.label = Some(sandbox.into());
         self
     }
 
@@ -236,14 +299,22 @@ impl ProxyBuilder {
             .unwrap_or_else(|| Arc::new(SystemResolver::default()));
         let places = self.limits.connections.min(Semaphore::MAX_PERMITS);
         Proxy(Arc::new(Shared {
-            policy: watch::Sender::new(self.policy),
+            policy: watch::Sender::new(InForce {
+                policy: self.policy,
+                generation: 0,
+            }),
             resolver,
+            connector: Arc::new(Direct),
+            pool: Arc::new(Pool::new(self.limits.waiting)),
+            settings: Settings::new(&self.limits),
             limits: self.limits,
             events: self.events,
             #[cfg(feature = "inspect")]
             inspector: self.inspector,
             places: Arc::new(Semaphore::new(places)),
             connections: AtomicU64::new(0),
+            label: self.label,
+            closing: watch::Sender::new(false),
         }))
     }
 }

@@ -1,16 +1,15 @@
 //! Answers that the proxy gives itself: short JSON that says what happened, why, and what would help.
 
 use bytes::Bytes;
-use http::{HeaderValue, Response, StatusCode, header};
+use http::{HeaderValue, Response, StatusCode, Version, header};
 use http_body_util::{Either, Full};
-use hyper::body::Incoming;
 use serde::Serialize;
 
-use super::request::Refusal;
+use super::{exchange::Carried, request::Refusal};
 use crate::policy::{Denial, Reason, Target};
 
 /// A body of the proxy's own, or one that streams from an origin.
-pub(crate) type Body = Either<Full<Bytes>, Incoming>;
+pub(crate) type Body = Either<Full<Bytes>, Carried>;
 
 #[derive(Debug, Serialize)]
 struct Answer<'a> {
@@ -23,6 +22,8 @@ struct Answer<'a> {
     port: Option<u16>,
     #[serde(skip_serializing_if = "Option::is_none")]
     rule: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    credential: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     remedy: Option<&'a str>,
 }
@@ -44,13 +45,15 @@ pub(crate) fn denied(target: &Target, denial: &Denial) -> Response<Body> {
         host: Some(target.host.to_string()),
         port: Some(target.port),
         rule: denial.rule.as_ref().map(|rule| rule.as_str()),
+        credential: None,
         remedy: denial.remedy.as_deref(),
     };
     json(status, &answer)
 }
 
-/// Answers a request that cannot be served: 400, and the connection is closed, since its bytes are not trusted.
-pub(crate) fn refused(refusal: &Refusal) -> Response<Body> {
+/// Answers a request that cannot be served: 400, or 421 if it went astray (RFC 9110, 15.5.20). The connection is
+/// closed, since its bytes are not trusted; in HTTP/2 only the stream ends, whose bytes are its own.
+pub(crate) fn refused(refusal: &Refusal, version: Version) -> Response<Body> {
     let message = refusal.to_string();
     let answer = Answer {
         error: "refused",
@@ -59,26 +62,65 @@ pub(crate) fn refused(refusal: &Refusal) -> Response<Body> {
         host: None,
         port: None,
         rule: None,
+        credential: None,
         remedy: None,
     };
-    let mut response = json(StatusCode::BAD_REQUEST, &answer);
-    let close = HeaderValue::from_static("close");
-    response.headers_mut().insert(header::CONNECTION, close);
+    let status = match refusal {
+        Refusal::Misdirected => StatusCode::MISDIRECTED_REQUEST,
+        Refusal::Malformed(_) | Refusal::Target(_) => StatusCode::BAD_REQUEST,
+    };
+    let mut response = json(status, &answer);
+    if version != Version::HTTP_2 {
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(header::CONNECTION, close);
+    }
     response
 }
 
 /// Answers that an allowed target did not serve: 504 if it took too long, else 502.
 pub(crate) fn unreachable(target: &Target, status: StatusCode, message: &str) -> Response<Body> {
+    let mut response = unreachable_for(target, "upstream", message);
+    *response.status_mut() = status;
+    response
+}
+
+fn unreachable_for(target: &Target, reason: &str, message: &str) -> Response<Body> {
     let answer = Answer {
         error: "unreachable",
-        reason: "upstream",
+        reason,
         message,
         host: Some(target.host.to_string()),
         port: Some(target.port),
         rule: None,
+        credential: None,
         remedy: None,
     };
-    json(status, &answer)
+    json(StatusCode::BAD_GATEWAY, &answer)
+}
+
+/// Answers a request that is refused for the credentials in it, as denials are: 403, with what would help.
+#[cfg(feature = "inspect")]
+pub(crate) fn withheld(target: &Target, refusal: &crate::credentials::Refusal) -> Response<Body> {
+    let message = refusal.to_string();
+    let answer = Answer {
+        error: "denied",
+        reason: refusal.reason(),
+        message: &message,
+        host: Some(target.host.to_string()),
+        port: Some(target.port),
+        rule: None,
+        credential: refusal.credential(),
+        remedy: refusal.remedy(),
+    };
+    json(StatusCode::FORBIDDEN, &answer)
+}
+
+/// Answers that a target's own TLS is at fault: 502, with what is wrong with it.
+#[cfg(feature = "inspect")]
+pub(crate) fn at_fault(target: &Target, fault: &crate::inspect::Fault) -> Response<Body> {
+    let mut response = unreachable_for(target, fault.reason, &fault.text);
+    *response.status_mut() = StatusCode::BAD_GATEWAY;
+    response
 }
 
 /// Answers 200 to CONNECT.

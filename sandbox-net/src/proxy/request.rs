@@ -31,6 +31,8 @@ pub(crate) enum Refusal {
     Malformed(&'static str),
     /// Its target cannot be read.
     Target(Error),
+    /// It is for another host than the tunnel that it came through.
+    Misdirected,
 }
 
 impl Refusal {
@@ -39,6 +41,7 @@ impl Refusal {
         match self {
             Self::Malformed(_) => "malformed",
             Self::Target(_) => "target",
+            Self::Misdirected => "misdirected",
         }
     }
 }
@@ -51,6 +54,7 @@ impl fmt::Display for Refusal {
                 Some(reason) => write!(f, "{error}: {reason}"),
                 None => error.fmt(f),
             },
+            Self::Misdirected => f.write_str("the request is for another host than its tunnel"),
         }
     }
 }

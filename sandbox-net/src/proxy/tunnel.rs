@@ -3,29 +3,25 @@
 //! The order is: judge, look up, judge, connect, answer 200, read the ClientHello, judge once more, and only then
 //! send what was read. So an unreachable target is told by a 502, and a denied one never sees a byte.
 
-use std::{io, sync::Arc, time::Instant};
+use std::{fmt, io, sync::Arc, time::Instant};
 
-use http::{HeaderValue, Request, Response, StatusCode, header};
-use hyper::{
-    body::Incoming,
-    upgrade::{OnUpgrade, Upgraded},
-};
-use hyper_util::rt::TokioIo;
+use http::{Response, StatusCode};
+use hyper::upgrade::OnUpgrade;
+use sandbox_base::{BoxStream, ByteStream};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional},
-    net::TcpStream,
+    io::{AsyncReadExt, AsyncWriteExt},
     time::timeout,
 };
 
-#[cfg(feature = "inspect")]
-use super::inspected;
 use super::{
-    connection::Connection,
-    dial::dial,
+    client::Client,
+    connection::Successor,
     hello::HelloReader,
     lease::{Cut, Lease},
     meter::{Meter, Metered},
+    pump::pump,
     reply::{self, Body},
+    upstream::Judged,
 };
 use crate::{
     event::{Event, Kind},
@@ -36,61 +32,47 @@ use crate::{
 const ALERT: [u8; 7] = [21, 3, 3, 0, 2, 2, 49];
 
 /// A connected tunnel whose client's first bytes may still have to be judged.
-#[derive(Debug)]
 pub(super) struct Tunnel {
-    lease: Lease,
+    pub(super) lease: Lease,
     allow: Option<Allow>,
-    client: OnUpgrade,
-    upstream: TcpStream,
+    pub(super) upstream: BoxStream,
     started: Instant,
 }
 
-/// Answers CONNECT. An answer other than 200 closes the connection, since what the client sent behind its request
-/// was meant for the tunnel and is no HTTP.
-pub(super) async fn open(
-    connection: &Connection,
-    target: Target,
-    request: Request<Incoming>,
-) -> Response<Body> {
-    let mut response = prepare(connection, target, request).await;
-    if response.status() != StatusCode::OK {
-        let close = HeaderValue::from_static("close");
-        response.headers_mut().insert(header::CONNECTION, close);
-    }
-    response
-}
-
-/// Opens a tunnel, as far as can be before the client has sent its first bytes.
-async fn prepare(
-    connection: &Connection,
-    target: Target,
-    request: Request<Incoming>,
-) -> Response<Body> {
+/// Opens a tunnel, as far as can be before the client has sent its first bytes, and answers CONNECT.
+pub(super) async fn open(client: &Client, target: Target, upgrade: OnUpgrade) -> Response<Body> {
     let started = Instant::now();
-    let passed = match connection.judge(&target, Carriage::Tunnel).await {
+    let passed = match client.judge(&target, Carriage::Tunnel).await {
         Ok(passed) => passed,
         Err(denial) => {
-            connection.emit(decided(connection, &target).with_denial(&denial));
+            client.emit(Kind::Decision, |event| {
+                about(event, &target).with_denial(&denial)
+            });
             return reply::denied(&target, &denial);
         }
     };
-    let limit = connection.shared.limits.connect_timeout;
-    let (upstream, address) = match dial(&passed.addresses, limit).await {
-        Ok(dialled) => dialled,
+    let to = Judged {
+        target: &target,
+        addresses: &passed.addresses,
+    };
+    let limit = client.shared.limits.connect_timeout;
+    let link = match client.shared.connector.connect(to, limit).await {
+        Ok(link) => link,
         Err(error) => {
-            let event = decided(connection, &target).with_reason("connect", &error.to_string());
-            connection.emit(event.with_allow(None));
+            client.emit(Kind::Decision, |event| {
+                let event = about(event, &target).with_allow(None);
+                event.with_reason("connect", &error.to_string())
+            });
             return reply::unreachable(&target, gateway(&error), "the host does not answer");
         }
     };
-    let allow = passed.allow.clone();
-    connection.set_tunnel(Tunnel {
-        lease: passed.lease(target, Carriage::Tunnel, address),
-        allow,
-        client: hyper::upgrade::on(request),
-        upstream,
+    let tunnel = Tunnel {
+        allow: passed.allow.clone(),
+        lease: passed.lease(target, Carriage::Tunnel, link.address),
+        upstream: link.stream,
         started,
-    });
+    };
+    client.set_successor((upgrade, Successor::Tunnel(Box::new(tunnel))));
     reply::established()
 }
 
@@ -102,65 +84,58 @@ pub(super) fn gateway(error: &io::Error) -> StatusCode {
     }
 }
 
-fn decided(connection: &Connection, target: &Target) -> Event {
-    let event = connection.event(Kind::Decision).with_target(target);
-    event.with_request("CONNECT", None)
+pub(super) fn about(event: Event, target: &Target) -> Event {
+    event.with_target(target).with_request("CONNECT", None)
 }
 
 impl Tunnel {
-    /// Carries the tunnel to its end.
-    pub(super) async fn run(mut self, connection: &Arc<Connection>) {
-        #[cfg(feature = "inspect")]
-        if let Some(inspector) = connection.inspector(&self.lease.target) {
-            let opened = inspected::Opened {
-                lease: self.lease,
-                client: self.client,
-                upstream: self.upstream,
-                started: self.started,
-            };
-            // Boxed: it is larger than all that a plain tunnel needs.
-            return Box::pin(inspected::run(opened, connection, inspector)).await;
-        }
-        let Ok(client) = (&mut self.client).await else {
-            return; // the client was gone before it had its answer
-        };
-        let mut client = TokioIo::new(client);
-        let first = match self.admit(connection, &mut client).await {
+    /// Carries the tunnel to its end. Some of the client's bytes may have come already.
+    pub(super) async fn run<S: ByteStream>(
+        mut self,
+        client: &Client,
+        stream: &mut S,
+        early: Vec<u8>,
+    ) {
+        let first = match self.admit(client, stream, early).await {
             Ok(first) => first,
             Err(denial) => {
-                let event = decided(connection, &self.lease.target);
-                let event = event.with_address(self.lease.address);
-                connection.emit(event.with_denial(&denial));
+                client.emit(Kind::Decision, |event| {
+                    let event = about(event, &self.lease.target);
+                    event.with_address(self.lease.address).with_denial(&denial)
+                });
                 return;
             }
         };
         let meter = Arc::new(Meter::default());
         let mut upstream = Metered::new(self.upstream, Arc::clone(&meter));
-        let idle = connection.shared.limits.idle_timeout;
+        let idle = client.shared.limits.idle_timeout;
         let carried = tokio::select! {
-            carried = carry(&mut client, &mut upstream, &first) => carried.map(|_| None),
+            carried = carry(stream, &mut upstream, first) => carried.map(|()| None),
             cut = self.lease.ends(&meter, idle) => Ok(Some(cut)),
         };
-        let event = connection.event(Kind::End).with_target(&self.lease.target);
-        let event = event.with_address(self.lease.address).with_traffic(
-            meter.up(),
-            meter.down(),
-            self.started.elapsed(),
-        );
-        connection.emit(ended(event, carried));
+        client.emit(Kind::End, |event| {
+            let event = event.with_target(&self.lease.target);
+            let event = event.with_address(self.lease.address).with_traffic(
+                meter.up(),
+                meter.down(),
+                self.started.elapsed(),
+            );
+            ended(event, carried)
+        });
     }
 
     /// Learns what is missing and judges; returns the bytes that the client has sent already.
-    async fn admit(
+    async fn admit<S: ByteStream>(
         &mut self,
-        connection: &Connection,
-        client: &mut TokioIo<Upgraded>,
+        client: &Client,
+        stream: &mut S,
+        mut first: Vec<u8>,
     ) -> Result<Vec<u8>, Denial> {
-        let mut first = Vec::new();
         if self.allow.is_none() {
-            let limit = connection.shared.limits.hello_timeout;
+            let limit = client.shared.limits.hello_timeout;
             let mut reader = HelloReader::default();
-            let hello = match timeout(limit, read_hello(client, &mut reader)).await {
+            let reading = read_hello(stream, &mut reader, &first);
+            let hello = match timeout(limit, reading).await {
                 Ok(hello) => hello,
                 Err(_) => Hello::Unreadable("the tunnel's TLS handshake did not begin in time"),
             };
@@ -170,23 +145,40 @@ impl Tunnel {
         // Asked again in any case: the policy may be another one by now.
         match self.lease.judge() {
             Ok(allow) => {
-                let event = decided(connection, &self.lease.target);
-                let event = event.with_address(self.lease.address);
-                connection.emit(event.with_allow(allow.rule.as_ref()));
+                client.emit(Kind::Decision, |event| {
+                    let event = about(event, &self.lease.target);
+                    let event = event.with_address(self.lease.address);
+                    event.with_allow(allow.rule.as_ref())
+                });
                 Ok(first)
             }
             Err(denial) => {
-                alert(client, &first).await;
+                alert(stream, &first).await;
                 Err(denial)
             }
         }
     }
 }
 
-pub(super) async fn read_hello(client: &mut TokioIo<Upgraded>, reader: &mut HelloReader) -> Hello {
-    let mut buffer = [0; 4096];
+impl fmt::Debug for Tunnel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tunnel")
+            .field("lease", &self.lease)
+            .finish_non_exhaustive()
+    }
+}
+
+pub(super) async fn read_hello<S: ByteStream>(
+    stream: &mut S,
+    reader: &mut HelloReader,
+    early: &[u8],
+) -> Hello {
+    if let Some(hello) = reader.push(early) {
+        return hello;
+    }
+    let mut buffer = vec![0; 4096];
     loop {
-        match client.read(&mut buffer).await {
+        match stream.read(&mut buffer).await {
             Ok(0) | Err(_) => {
                 return Hello::Unreadable("the tunnel was closed before its TLS handshake began");
             }
@@ -200,20 +192,21 @@ pub(super) async fn read_hello(client: &mut TokioIo<Upgraded>, reader: &mut Hell
 }
 
 /// Tells a client that speaks TLS that it is denied. One that is gone already does not matter.
-pub(super) async fn alert(client: &mut TokioIo<Upgraded>, first: &[u8]) {
+pub(super) async fn alert<S: ByteStream>(stream: &mut S, first: &[u8]) {
     if first.first() == Some(&22) {
-        drop(client.write_all(&ALERT).await);
+        drop(stream.write_all(&ALERT).await);
     }
-    drop(client.shutdown().await);
+    drop(stream.shutdown().await);
 }
 
-async fn carry(
-    client: &mut TokioIo<Upgraded>,
-    upstream: &mut Metered<TcpStream>,
-    first: &[u8],
-) -> io::Result<(u64, u64)> {
-    upstream.write_all(first).await?;
-    copy_bidirectional(client, upstream).await
+async fn carry<S: ByteStream>(
+    client: &mut S,
+    upstream: &mut Metered<BoxStream>,
+    first: Vec<u8>,
+) -> io::Result<()> {
+    upstream.write_all(&first).await?;
+    drop(first);
+    pump(client, upstream).await
 }
 
 fn ended(event: Event, carried: io::Result<Option<Cut>>) -> Event {

@@ -14,7 +14,9 @@
 //! A peer can open at most [`MAX_STREAMS`] streams at once, and so make this side hold at most that many
 //! windows; more are refused. What breaks the framing ends the connection.
 
+mod gather;
 mod mux;
 pub mod protocol;
 
+pub(crate) use mux::SPLIT_SEND;
 pub use mux::{Channel, Incoming, MAX_STREAMS, Side, Stream};

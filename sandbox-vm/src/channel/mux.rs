@@ -6,8 +6,9 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use super::gather::{Gather, PORT_WRITE};
 use sandbox_base::BoxStream;
-use tokio::io::{AsyncRead, AsyncWrite, BufStream, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, BufReader, ReadBuf};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt, TokioAsyncReadCompatExt};
 
@@ -21,12 +22,13 @@ pub const MAX_STREAMS: usize = 1024;
 /// never takes any holds this many windows and no more.
 const HOST_QUEUE: usize = 256;
 
-/// The largest piece that one write puts on the wire. Larger pieces mean fewer frames for the emulated
-/// guest to handle; smaller ones mean less waiting behind another stream's data.
-const SPLIT_SEND: usize = 64 * 1024;
+/// The largest piece that one write puts on the wire, with its header (12 bytes, by yamux's specification) a
+/// multiple of what the guest's port takes at once. Larger pieces mean fewer frames for the emulated guest to
+/// handle; smaller ones mean less waiting behind another stream's data.
+pub(crate) const SPLIT_SEND: usize = 4 * PORT_WRITE - 12;
 
-/// Room for one frame and its header, so that both leave in one write.
-const WRITE_BUFFER: usize = SPLIT_SEND + 64;
+/// How much is read for a header and what follows it. A body is read straight to where it goes.
+const READ_BUFFER: usize = 4096;
 
 /// Which end of the channel this is. The host opens, the guest answers; both can open streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,7 +96,7 @@ impl Channel {
             Side::Host => yamux::Mode::Client,
             Side::Guest => yamux::Mode::Server,
         };
-        let buffered = BufStream::with_capacity(WRITE_BUFFER, WRITE_BUFFER, stream);
+        let buffered = BufReader::with_capacity(READ_BUFFER, Gather::new(stream));
         let connection = yamux::Connection::new(buffered.compat(), config, mode);
         let (commands, command_queue) = mpsc::channel(64);
         // The guest trusts its host, which may open all of its streams at once; the host does not trust.
@@ -167,7 +169,7 @@ impl Incoming {
 }
 
 struct Driver {
-    connection: yamux::Connection<Compat<BufStream<BoxStream>>>,
+    connection: yamux::Connection<Compat<BufReader<Gather<BoxStream>>>>,
     commands: mpsc::Receiver<Command>,
     incoming: mpsc::Sender<Stream>,
     opening: Option<oneshot::Sender<io::Result<Stream>>>,

@@ -19,11 +19,11 @@ use super::agent::Shared;
 use super::descriptor::Descriptor;
 use super::group::Group;
 use super::process::{Child, Spawn, open_terminal, resize_terminal};
-use crate::channel::Stream;
 use crate::channel::protocol::{
     Exec, ExecControl, ExecEvent, Exit, ExitCause, Failure, FailureKind, MAX_MESSAGE, Stdio,
     TerminalSize,
 };
+use crate::channel::{SPLIT_SEND, Stream};
 use crate::users::{self, User};
 
 /// The size of a command's pipes: larger than the default, because each wake-up is dear in an emulated
@@ -314,7 +314,7 @@ fn nonblocking(descriptor: OwnedFd) -> io::Result<OwnedFd> {
 /// Moves bytes until one side ends, then ends the other. What either side says is the command's or the
 /// host's business; both learn of it by the end.
 async fn pump(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin) {
-    let mut buffer = vec![0; 64 * 1024];
+    let mut buffer = vec![0; SPLIT_SEND];
     while let Ok(count @ 1..) = from.read(&mut buffer).await {
         if to.write_all(&buffer[..count]).await.is_err() {
             return;

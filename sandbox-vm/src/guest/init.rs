@@ -28,6 +28,7 @@ const PORT_PATIENCE: Duration = Duration::from_secs(20);
 /// When a file system, a module or the port cannot be had: the text goes to the console, and the
 /// machine must be powered off by the caller, because a first process that returns is a kernel panic.
 pub async fn run(services: Services) -> io::Result<()> {
+    super::process::keep_freed_memory();
     mount_pseudo_file_systems()?;
     load_modules(Path::new("/modules"))?;
     let port = Port::open(&find_port().await?)?;

@@ -7,7 +7,8 @@
 //!
 //! Between fork and exec only system calls are made, on data prepared before the fork.
 
-// JUSTIFICATION: `pre_exec` is the one way to give a child its session, terminal, groups and limits.
+// JUSTIFICATION: `pre_exec` is the one way to give a child its session, terminal, groups and limits; the C
+// library's allocator is told of the agent's habits by `mallopt` alone.
 #![allow(unsafe_code)]
 
 use std::collections::HashMap;
@@ -124,6 +125,21 @@ impl Reaper {
         }
     }
 }
+
+/// Keeps freed memory for the next allocation. Each piece of a stream is a buffer of its own for a moment; by
+/// default the C library gives such memory back to the kernel at once and faults it in again for the next
+/// piece, page by page, which took most of the time of a stream in an emulated guest.
+#[cfg(target_env = "gnu")]
+pub(super) fn keep_freed_memory() {
+    const KEPT: i32 = 16 << 20;
+    for option in [libc::M_TRIM_THRESHOLD, libc::M_MMAP_THRESHOLD] {
+        // SAFETY: sets a number in the allocator; a value that it does not like is passed over.
+        unsafe { libc::mallopt(option, KEPT) };
+    }
+}
+
+#[cfg(not(target_env = "gnu"))]
+pub(super) fn keep_freed_memory() {}
 
 /// Lists the children of all threads of this process (`man 5 proc`, "children").
 fn children() -> Vec<Pid> {

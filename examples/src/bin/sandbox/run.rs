@@ -92,7 +92,7 @@ async fn run_once(
     let sandbox = match interrupts.or(builder.create()).await {
         Ok(sandbox) => sandbox?,
         Err(failure) => {
-            sweep(dirs).await;
+            sweep(dirs, |one| one.lifetime == Lifetime::Attached).await;
             return Err(failure);
         }
     };
@@ -112,9 +112,8 @@ async fn run_once(
 
 /// Waits until a creation that was given up is cleaned up, and does it where that was cut short: a step of
 /// it that was on its way to the disk ends later than the signal came.
-async fn sweep(dirs: &Dirs) {
-    let half_made =
-        |one: &Description| one.lifetime == Lifetime::Attached && one.state == State::Creating;
+async fn sweep(dirs: &Dirs, given_up: impl Fn(&Description) -> bool) {
+    let half_made = |one: &Description| one.state == State::Creating && given_up(one);
     let swept = async {
         // Looking for sandboxes removes what has no owner.
         while let Ok(found) = Sandbox::list_in(dirs.clone()).await
@@ -152,15 +151,12 @@ async fn create_detached(
     let prepared = setup::prepare(dirs, &plan.image, waiting.progress());
     interrupts.or(prepared).await??;
     let create = plan.builder(dirs).name(&plan.name).detached().create();
-    tokio::pin!(create);
-    tokio::select! {
-        sandbox = &mut create => Ok(sandbox?),
-        signal = interrupts.next() => {
-            // Its supervisor would go on alone: what it makes is waited for, and removed.
-            if let Ok(Ok(sandbox)) = interrupts.or(&mut create).await {
-                sandbox.remove().await?;
-            }
-            Err(Failure::signal(signal))
+    match interrupts.or(create).await {
+        Ok(sandbox) => Ok(sandbox?),
+        Err(failure) => {
+            // Its supervisor gives up, too, once nobody waits for its answer.
+            sweep(dirs, |one| one.name == plan.name).await;
+            Err(failure)
         }
     }
 }

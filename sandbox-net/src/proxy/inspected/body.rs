@@ -1,8 +1,8 @@
 //! Bodies on their way: requests' are looked through for placeholders, answers' scrubbed; nothing is held but what
-//! a secret goes into.
+//! may be the beginning of a secret.
 
 use std::{
-    fmt, io,
+    io,
     pin::Pin,
     sync::{Arc, OnceLock},
     task::{Context, Poll, ready},
@@ -10,26 +10,17 @@ use std::{
 
 use bytes::Bytes;
 use http::HeaderMap;
-use http_body_util::Full;
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::body::{Body, Frame, SizeHint};
 
 use crate::{
     credentials::{Found, Refusal, Scanner, Scrubber, Table},
     policy::Target,
+    proxy::upstream::Upload,
 };
 
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
-
-/// A request's body towards the origin.
-pub(super) enum Outgoing {
-    /// As it comes from the client.
-    Streamed(Incoming, Option<Watch>),
-    /// Held, with its secrets in it.
-    Whole(Full<Bytes>),
-}
-
-/// Looks through a body for placeholders that do not belong to its target.
-pub(super) struct Watch {
+/// A request's body that is looked through for placeholders which do not belong to its target.
+pub(super) struct Watched {
+    pub(super) body: Upload,
     pub(super) scanner: Scanner,
     pub(super) table: Arc<Table>,
     pub(super) target: Target,
@@ -40,9 +31,9 @@ pub(super) struct Watch {
     pub(super) reported: bool,
 }
 
-impl Watch {
+impl Watched {
     /// Takes bytes that are about to go on.
-    fn look(&mut self, bytes: &[u8]) -> Result<(), BoxError> {
+    fn look(&mut self, bytes: &[u8]) -> io::Result<()> {
         let (table, target) = (&self.table, &self.target);
         let mut misdirected = None;
         self.scanner.push(bytes, |found| {
@@ -61,169 +52,101 @@ impl Watch {
         }
         let text = refusal.to_string();
         self.stopped.get_or_init(|| refusal);
-        Err(io::Error::new(io::ErrorKind::PermissionDenied, text).into())
+        Err(io::Error::new(io::ErrorKind::PermissionDenied, text))
     }
 }
 
-impl Body for Outgoing {
+impl Body for Watched {
     type Data = Bytes;
-    type Error = BoxError;
+    type Error = io::Error;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        match &mut *self {
-            Self::Whole(body) => Pin::new(body)
-                .poll_frame(cx)
-                .map_err(|never| match never {}),
-            Self::Streamed(body, watch) => {
-                let frame = ready!(Pin::new(body).poll_frame(cx)?);
-                if let (Some(watch), Some(frame)) = (watch, &frame) {
-                    if let Some(data) = frame.data_ref() {
-                        watch.look(data)?;
-                    }
-                    for (name, value) in frame.trailers_ref().into_iter().flatten() {
-                        watch.look(name.as_str().as_bytes())?;
-                        watch.look(value.as_bytes())?;
-                    }
-                }
-                Poll::Ready(frame.map(Ok))
+    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx)?);
+        if let Some(frame) = &frame {
+            if let Some(data) = frame.data_ref() {
+                self.look(data)?;
+            }
+            for (name, value) in frame.trailers_ref().into_iter().flatten() {
+                self.look(name.as_str().as_bytes())?;
+                self.look(value.as_bytes())?;
             }
         }
+        Poll::Ready(frame.map(Ok))
     }
 
     fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Whole(body) => body.is_end_stream(),
-            Self::Streamed(body, _) => body.is_end_stream(),
-        }
+        self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Whole(body) => body.size_hint(),
-            Self::Streamed(body, _) => body.size_hint(),
-        }
+        self.body.size_hint()
     }
 }
 
-impl fmt::Debug for Outgoing {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Outgoing(..)")
-    }
-}
-
-/// An answer's body towards the client.
-#[derive(Debug)]
-pub(super) enum Answer {
-    /// The proxy's own.
-    Own(Full<Bytes>),
-    /// As it comes from the origin.
-    Streamed(Incoming),
-    /// Without the values that it must not repeat.
-    Scrubbed(Scrubbed),
-}
-
-/// A body that is scrubbed as it streams.
-#[derive(Debug)]
-pub(super) struct Scrubbed {
-    body: Incoming,
+/// What takes values out of an answer's body as it streams.
+#[derive(Debug, Default)]
+pub(in crate::proxy) struct Scrubbing {
     scrubber: Scrubber,
     trailers: Option<HeaderMap>,
 }
 
-impl Scrubbed {
-    pub(super) fn new(body: Incoming, scrubber: Scrubber) -> Self {
+impl Scrubbing {
+    pub(super) fn new(scrubber: Scrubber) -> Self {
         Self {
-            body,
             scrubber,
             trailers: None,
         }
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+    /// Tells whether nothing is held back.
+    pub(in crate::proxy) fn is_empty(&self) -> bool {
+        self.scrubber.is_empty() && self.trailers.is_none()
+    }
+
+    /// Polls a body for its next scrubbed frame.
+    pub(in crate::proxy) fn poll_frame<B: Body<Data = Bytes> + Unpin>(
+        &mut self,
+        body: &mut B,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         loop {
             if let Some(trailers) = self.trailers.take() {
                 return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
             }
-            match ready!(Pin::new(&mut self.body).poll_frame(cx)?) {
-                Some(frame) => match frame.into_data() {
-                    Ok(data) => {
-                        let data = self.scrubber.push(&data);
-                        if !data.is_empty() {
-                            return Poll::Ready(Some(Ok(Frame::data(data.into()))));
-                        }
-                        continue;
+            let mut data = match ready!(Pin::new(&mut *body).poll_frame(cx)?).map(Frame::into_data)
+            {
+                Some(Ok(data)) => self.scrubber.push(&data),
+                Some(Err(frame)) => {
+                    self.trailers = frame.into_trailers().ok();
+                    if let Some(trailers) = &mut self.trailers {
+                        scrub_headers(trailers, &self.scrubber);
                     }
-                    Err(frame) => {
-                        self.trailers = frame.into_trailers().ok().map(|mut trailers| {
-                            scrub_headers(&mut trailers, &self.scrubber);
-                            trailers
-                        });
-                    }
-                },
+                    self.scrubber.finish()
+                }
                 None if self.scrubber.is_empty() => return Poll::Ready(None),
-                None => {}
+                None => self.scrubber.finish(),
+            };
+            if body.is_end_stream() {
+                // Nobody asks again behind the last byte of a declared length.
+                data.extend(self.scrubber.finish());
             }
-            // The stream has ended but for its trailers.
-            let held = self.scrubber.finish();
-            if !held.is_empty() {
-                return Poll::Ready(Some(Ok(Frame::data(held.into()))));
+            if !data.is_empty() {
+                return Poll::Ready(Some(Ok(Frame::data(data.into()))));
             }
         }
     }
 }
 
-/// Takes values out of headers. One that becomes something that no header holds is dropped.
+/// Takes values out of headers.
 pub(super) fn scrub_headers(headers: &mut HeaderMap, scrubber: &Scrubber) {
     for value in headers.values_mut() {
         let mut bytes = value.as_bytes().to_vec();
         if scrubber.replace(&mut bytes) {
             *value = http::HeaderValue::from_bytes(&bytes)
                 .unwrap_or_else(|_| http::HeaderValue::from_static(""));
-        }
-    }
-}
-
-impl Body for Answer {
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        match &mut *self {
-            Self::Own(body) => Pin::new(body)
-                .poll_frame(cx)
-                .map_err(|never| match never {}),
-            Self::Streamed(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
-            Self::Scrubbed(body) => body.poll(cx),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Own(body) => body.is_end_stream(),
-            Self::Streamed(body) => body.is_end_stream(),
-            Self::Scrubbed(Scrubbed {
-                body,
-                scrubber,
-                trailers,
-            }) => body.is_end_stream() && scrubber.is_empty() && trailers.is_none(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Own(body) => body.size_hint(),
-            Self::Streamed(body) => body.size_hint(),
-            // No length changes; but what is held back is not in the origin's hint any more.
-            Self::Scrubbed(Scrubbed { body, scrubber, .. }) if scrubber.is_empty() => {
-                body.size_hint()
-            }
-            Self::Scrubbed(_) => SizeHint::default(),
         }
     }
 }

@@ -1,137 +1,143 @@
 //! Tunnels that are opened: TLS to the client on one side, to the origin on the other, requests in between.
 //!
 //! The order is: the client's hello, judged as for any tunnel; TLS to the origin, with the protocols that the client
-//! offers; TLS to the client, with the one that the origin chose; then requests, each checked for its host (`head`),
-//! its credentials swapped (`site`), its bytes let through the same [gate](super::gate) as plain ones. What cannot be
-//! opened is denied: no hello, another name, no HTTP.
-//!
-//! | module | holds |
-//! |---|---|
-//! | `head` | what a request must look like |
-//! | `site` | what becomes of a request |
-//! | `origin` | connections to the origin |
-//! | `body` | bodies that are looked through, or scrubbed, as they stream |
-//! | `tasks` | what runs beside, and ends with the connection |
+//! offers; TLS to the client, with the one that the origin chose; then requests, served like those of any connection
+//! ([`Inside`]), with their secrets put in (`swapping`). What cannot be opened is denied: no hello, another name, no
+//! HTTP. An origin that cannot be verified is answered for, with 502.
 
 mod body;
-mod head;
-mod origin;
-mod site;
-mod tasks;
+pub(super) mod swapping;
 
 use std::{
-    convert::Infallible,
-    io::Cursor,
+    fmt,
+    io::{self, Cursor},
+    pin::Pin,
     sync::{Arc, Mutex, PoisonError},
-    time::Instant,
+    time::Duration,
 };
 
-use http::{Response, request::Parts};
-use http_body_util::Either;
-use hyper::{
-    server::conn::http2,
-    service::service_fn,
-    upgrade::{OnUpgrade, Upgraded},
-};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use async_trait::async_trait;
+use sandbox_base::BoxStream;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, Chain, Join, ReadHalf, WriteHalf, copy_bidirectional},
-    net::TcpStream,
+    io::{AsyncReadExt, AsyncWriteExt, Chain, Join, ReadHalf, WriteHalf},
     time::timeout,
 };
 use tokio_rustls::{LazyConfigAcceptor, StartHandshake, server::TlsStream};
 
-use self::{
-    body::Answer,
-    origin::{Origin, Settings},
-    site::Site,
-    tasks::{Ends, Tasks},
-};
+pub(super) use self::{body::Scrubbing, swapping::refuse_plain};
 use super::{
-    connection::Connection,
-    gate::{Gated, Stopped},
+    client::Client,
+    connection::serve_inside,
     hello::HelloReader,
-    lease::{Cut, Lease},
-    meter::Meter,
-    reply,
-    tunnel::{alert, end_of_cut, read_hello},
+    inside::Inside,
+    lease::Lease,
+    tunnel::{Tunnel, about, alert, end_of_cut, read_hello},
+    upstream::{Connector, Judged, Link, Protocol as Spoken},
 };
 use crate::{
-    event::{Event, Kind},
+    event::Kind,
     inspect::{Fault, Inspector, Protocol},
     policy::{Denial, Hello, Host, Reason, Target},
 };
 
-/// The most requests at a time on one HTTP/2 connection, as most servers have it.
-const STREAMS: u32 = 100;
+/// The client's bytes from the first one on.
+type Stream = Join<Chain<Cursor<Vec<u8>>, ReadHalf<BoxStream>>, WriteHalf<BoxStream>>;
 
-/// A tunnel to open, as CONNECT left it.
-pub(super) struct Opened {
-    pub(super) lease: Lease,
-    pub(super) client: OnUpgrade,
-    pub(super) upstream: TcpStream,
-    pub(super) started: Instant,
+/// Carries a tunnel to its end, request by request. Some of the client's bytes may have come already.
+///
+/// Boxed and without the stream's type: it serves connections, of which each may become a tunnel.
+pub(super) fn run(
+    client: Client,
+    tunnel: Tunnel,
+    stream: (BoxStream, Vec<u8>),
+) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    Box::pin(async move {
+        if let Some(inspector) = client.inspector(&tunnel.lease.target) {
+            open(&client, (tunnel, inspector), stream).await;
+        }
+    })
 }
 
-/// The client's bytes from the first one on.
-type Inside =
-    Join<Chain<Cursor<Vec<u8>>, ReadHalf<TokioIo<Upgraded>>>, WriteHalf<TokioIo<Upgraded>>>;
-
-/// Carries a tunnel to its end, request by request.
-pub(super) async fn run(opened: Opened, connection: &Arc<Connection>, inspector: Inspector) {
-    let Ok(client) = opened.client.await else {
-        return; // the client was gone before it had its answer
-    };
-    let mut lease = opened.lease;
-    let mut client = TokioIo::new(client);
-    let first = match admit(connection, &mut lease, &mut client).await {
+async fn open(
+    client: &Client,
+    (tunnel, inspector): (Tunnel, Inspector),
+    (mut stream, early): (BoxStream, Vec<u8>),
+) {
+    let Tunnel {
+        mut lease,
+        upstream,
+        ..
+    } = tunnel;
+    let first = match admit(client, &mut lease, (&mut stream, early)).await {
         Ok(first) => first,
-        Err(denial) => return emit_denial(connection, &lease, &denial),
+        Err(denial) => return deny(client, &lease, &denial),
     };
-    let Some((start, offered)) = accept(connection, &lease, (first, client)).await else {
+    let Some((start, offered)) = accept(client, &lease, (first, stream)).await else {
         return;
     };
-    let (tasks, meter) = (Tasks::default(), Arc::new(Meter::default()));
-    let _ends = Ends(tasks.clone());
-    let settings = Settings {
+    let connector = Tls {
         inspector: inspector.clone(),
-        lease: lease.clone(),
+        below: Arc::clone(&client.shared.connector),
         offer: offered.clone().unwrap_or_else(|| vec![Protocol::Http1]),
-        meter: Arc::clone(&meter),
-        connect_timeout: connection.shared.limits.connect_timeout,
-        head_bytes: connection.head_bytes(),
+        first: Mutex::new(None),
     };
-    let origin = Origin::first(settings, tasks.clone(), opened.upstream).await;
-    let protocol = protocol(&origin, offered.as_deref());
-    let Some(stream) = shake_hands(connection, (&inspector, &lease.target), start, protocol).await
+    let limit = client.shared.limits.connect_timeout;
+    let plain = Link {
+        stream: upstream,
+        address: lease.address,
+        protocol: Spoken::Http1,
+    };
+    let spoken = match timeout(limit, connector.secure(&lease.target, plain)).await {
+        Ok(Ok(link)) => {
+            let spoken = link.protocol;
+            *connector
+                .first
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner) = Some(link);
+            Some(spoken)
+        }
+        // Each request finds out again, and is answered with the reason.
+        Ok(Err(_)) | Err(_) => None,
+    };
+    let protocol = protocol(spoken, offered.as_deref());
+    let Some(stream) = shake_hands(client, (&inspector, &lease.target), start, protocol).await
     else {
         return;
     };
-    let site = Arc::new(Site {
-        connection: Arc::clone(connection),
-        target: lease.target.clone(),
-        credentials: inspector.credentials().cloned(),
-        origin,
-        stopped: Stopped::default(),
-        upgrade: Mutex::new(None),
-    });
-    let idle = connection.shared.limits.idle_timeout;
-    let cut = tokio::select! {
-        () = serve(site, stream, (protocol, tasks)) => None,
-        cut = lease.ends(&meter, idle) => Some(cut),
+    // A policy that denies the tunnel ends it, also while no request is under way.
+    let held = match client.hold(lease.clone()) {
+        Ok(held) => held,
+        Err(denial) => return deny(client, &lease, &denial),
     };
-    emit_end(connection, &lease, (&meter, opened.started, cut));
+    let (target, address) = (lease.target.clone(), lease.address);
+    let inside = Inside {
+        lease,
+        connector: Arc::new(connector),
+        credentials: inspector.credentials().cloned(),
+    };
+    let spoken = match protocol {
+        Some(Protocol::Http2) => Spoken::Http2,
+        _ => Spoken::Http1,
+    };
+    serve_inside(client, Arc::new(inside), (stream, spoken)).await;
+    client.release(held);
+    // Exchanges tell of their own ends; this one would go untold.
+    if let Some(cut) = client.why_cut() {
+        client.emit(Kind::End, |event| {
+            end_of_cut(about(event, &target).with_address(address), cut)
+        });
+    }
 }
 
 /// Learns the client's hello and judges the tunnel by it; returns the bytes that were read for it.
 async fn admit(
-    connection: &Connection,
+    client: &Client,
     lease: &mut Lease,
-    client: &mut TokioIo<Upgraded>,
+    (stream, early): (&mut BoxStream, Vec<u8>),
 ) -> Result<Vec<u8>, Denial> {
     let mut reader = HelloReader::default();
-    let limit = connection.shared.limits.hello_timeout;
-    let hello = match timeout(limit, read_hello(client, &mut reader)).await {
+    let limit = client.shared.limits.hello_timeout;
+    let hello = match timeout(limit, read_hello(stream, &mut reader, &early)).await {
         Ok(hello) => hello,
         Err(_) => Hello::Unreadable("the tunnel's TLS handshake did not begin in time"),
     };
@@ -140,12 +146,14 @@ async fn admit(
     lease.hello = Some(hello);
     match named.and_then(|()| lease.judge()) {
         Ok(allow) => {
-            let event = decided(connection, lease);
-            connection.emit(event.with_allow(allow.rule.as_ref()));
+            client.emit(Kind::Decision, |event| {
+                let event = about(event, &lease.target).with_address(lease.address);
+                event.with_allow(allow.rule.as_ref())
+            });
             Ok(first)
         }
         Err(denial) => {
-            alert(client, &first).await;
+            alert(stream, &first).await;
             Err(denial)
         }
     }
@@ -170,17 +178,17 @@ fn check_hello(target: &Target, hello: &Hello) -> Result<(), Denial> {
 
 /// Reads the hello once more, as TLS; returns the protocols that it offers, `None` if it offers none.
 async fn accept(
-    connection: &Connection,
+    client: &Client,
     lease: &Lease,
-    (first, client): (Vec<u8>, TokioIo<Upgraded>),
-) -> Option<(StartHandshake<Inside>, Option<Vec<Protocol>>)> {
-    let (read, write) = tokio::io::split(client);
+    (first, stream): (Vec<u8>, BoxStream),
+) -> Option<(StartHandshake<Stream>, Option<Vec<Protocol>>)> {
+    let (read, write) = tokio::io::split(stream);
     let stream = tokio::io::join(Cursor::new(first).chain(read), write);
     let accepting = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), stream);
-    let limit = connection.shared.limits.hello_timeout;
+    let limit = client.shared.limits.hello_timeout;
     let Ok(Ok(start)) = timeout(limit, accepting).await else {
         let denial = Denial::new(Reason::NotTls, "the TLS handshake cannot be read");
-        emit_denial(connection, lease, &denial);
+        deny(client, lease, &denial);
         return None;
     };
     let offered = start
@@ -189,7 +197,7 @@ async fn accept(
         .map(|names| names.filter_map(Protocol::named).collect::<Vec<_>>());
     if offered.as_ref().is_some_and(Vec::is_empty) {
         let text = "the client offers no protocol that can be inspected";
-        emit_denial(connection, lease, &Denial::new(Reason::NotTls, text));
+        deny(client, lease, &Denial::new(Reason::NotTls, text));
         let (_, mut write) = start.io.into_inner();
         drop(write.shutdown().await);
         return None;
@@ -197,25 +205,30 @@ async fn accept(
     Some((start, offered))
 }
 
-/// What the client is told: what the origin chose; without an origin, what it can read an answer in.
-fn protocol(origin: &Result<Origin, Fault>, offered: Option<&[Protocol]>) -> Option<Protocol> {
+/// What the client is told: what the origin chose; without an origin, what it can read an answer in. An origin that
+/// chose what the client did not offer is spoken to in its own way all the same.
+fn protocol(spoken: Option<Spoken>, offered: Option<&[Protocol]>) -> Option<Protocol> {
     let offered = offered?;
-    Some(match origin {
-        Ok(origin) => origin.protocol,
-        Err(_) if offered.contains(&Protocol::Http1) => Protocol::Http1,
-        Err(_) => Protocol::Http2,
-    })
+    let chosen = match spoken {
+        Some(Spoken::Http2) => Protocol::Http2,
+        Some(Spoken::Http1) | None => Protocol::Http1,
+    };
+    let first = offered.first().copied();
+    Some(chosen)
+        .filter(|chosen| offered.contains(chosen))
+        .or(first)
 }
 
 async fn shake_hands(
-    connection: &Connection,
+    client: &Client,
     (inspector, target): (&Inspector, &Target),
-    start: StartHandshake<Inside>,
+    start: StartHandshake<Stream>,
     protocol: Option<Protocol>,
-) -> Option<TlsStream<Inside>> {
+) -> Option<TlsStream<Stream>> {
     let failed = |reason: &str, text: &str| {
-        let event = connection.event(Kind::Refused).with_target(target);
-        connection.emit(event.with_reason(reason, text));
+        client.emit(Kind::Refused, |event| {
+            event.with_target(target).with_reason(reason, text)
+        });
     };
     let config = match inspector.server(target, protocol) {
         Ok(config) => config,
@@ -224,7 +237,7 @@ async fn shake_hands(
             return None;
         }
     };
-    let limit = connection.shared.limits.hello_timeout;
+    let limit = client.shared.limits.hello_timeout;
     match timeout(limit, start.into_stream(config)).await {
         Ok(Ok(stream)) => Some(stream),
         Ok(Err(_)) | Err(_) => {
@@ -236,108 +249,70 @@ async fn shake_hands(
     }
 }
 
-async fn serve(
-    site: Arc<Site>,
-    stream: TlsStream<Inside>,
-    (protocol, tasks): (Option<Protocol>, Tasks),
-) {
-    let answering = Arc::clone(&site);
-    let service = service_fn(move |request| {
-        let site = Arc::clone(&answering);
-        async move { Ok::<_, Infallible>(site.answer(request).await) }
+fn deny(client: &Client, lease: &Lease, denial: &Denial) {
+    client.emit(Kind::Decision, |event| {
+        let event = about(event, &lease.target).with_address(lease.address);
+        event.with_denial(denial)
     });
-    let connection = &site.connection;
-    let served = match protocol {
-        Some(Protocol::Http2) => {
-            let limit = u32::try_from(connection.head_bytes()).unwrap_or(u32::MAX);
-            http2::Builder::new(tasks)
-                .timer(TokioTimer::new())
-                .max_concurrent_streams(STREAMS)
-                .max_header_list_size(limit)
-                .serve_connection(TokioIo::new(stream), service)
-                .await
+}
+
+/// Puts verified TLS on connections to the target of one tunnel.
+struct Tls {
+    inspector: Inspector,
+    below: Arc<dyn Connector>,
+    /// What the client offered.
+    offer: Vec<Protocol>,
+    /// The connection by which the protocol was learned.
+    first: Mutex<Option<Link>>,
+}
+
+impl Tls {
+    async fn secure(&self, target: &Target, link: Link) -> io::Result<Link> {
+        let connecting = self.inspector.connect(target, &self.offer, link.stream);
+        let (stream, chosen) = connecting.await.map_err(io::Error::other)?;
+        // Without an answer to the offer, HTTP/1.1 is meant.
+        let protocol = match chosen {
+            Some(Protocol::Http2) => Spoken::Http2,
+            Some(Protocol::Http1) | None => Spoken::Http1,
+        };
+        Ok(Link {
+            stream: Box::new(stream),
+            address: link.address,
+            protocol,
+        })
+    }
+
+    fn take_first(&self) -> Option<Link> {
+        self.first
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+    }
+}
+
+#[async_trait]
+impl Connector for Tls {
+    async fn connect(&self, to: Judged<'_>, limit: Duration) -> io::Result<Link> {
+        let is_judged = |link: &Link| {
+            let mut addresses = to.addresses.iter();
+            addresses.any(|allowed| allowed.address() == link.address)
+        };
+        if let Some(link) = self.take_first().filter(is_judged) {
+            return Ok(link);
         }
-        _ => {
-            let gated = Gated::new(stream, connection.head_bytes(), Arc::clone(&site.stopped));
-            let serving = connection
-                .http()
-                .serve_connection(TokioIo::new(gated), service);
-            serving.with_upgrades().await
-        }
-    };
-    if let Err(error) = served {
-        connection.report_broken(&error);
-    }
-    let upgrade = site
-        .upgrade
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .take();
-    if let Some(sides) = upgrade {
-        carry(sides).await;
+        let connecting = async {
+            let link = self.below.connect(to, limit).await?;
+            self.secure(to.target, link).await
+        };
+        let late = || io::Error::other(Fault::new("tls", "the host's TLS handshake took too long"));
+        timeout(limit, connecting)
+            .await
+            .unwrap_or_else(|_| Err(late()))
     }
 }
 
-/// Carries a WebSocket: bytes as they come, counted as all others. Placeholders in them are neither seen nor replaced.
-async fn carry((client, upstream): (OnUpgrade, OnUpgrade)) {
-    let (Ok(client), Ok(upstream)) = tokio::join!(client, upstream) else {
-        return; // one of them is gone already
-    };
-    // Past the gate, which would take frames for requests.
-    let Ok(parts) = client.downcast::<TokioIo<Gated<TlsStream<Inside>>>>() else {
-        return;
-    };
-    let (mut client, unread) = parts.io.into_inner().into_parts();
-    let mut upstream = TokioIo::new(upstream);
-    let early = [&parts.read_buf[..], &unread].concat();
-    let carried = async {
-        upstream.write_all(&early).await?;
-        copy_bidirectional(&mut client, &mut upstream).await
-    };
-    if let Err(error) = carried.await {
-        tracing::debug!(%error, "a WebSocket broke");
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Tls(..)")
     }
-}
-
-fn decided(connection: &Connection, lease: &Lease) -> Event {
-    let event = connection.event(Kind::Decision).with_target(&lease.target);
-    event
-        .with_request("CONNECT", None)
-        .with_address(lease.address)
-}
-
-fn emit_denial(connection: &Connection, lease: &Lease, denial: &Denial) {
-    connection.emit(decided(connection, lease).with_denial(denial));
-}
-
-fn emit_end(
-    connection: &Connection,
-    lease: &Lease,
-    (meter, started, cut): (&Meter, Instant, Option<Cut>),
-) {
-    let event = connection.event(Kind::End).with_target(&lease.target);
-    let event = event.with_address(lease.address);
-    let event = event.with_traffic(meter.up(), meter.down(), started.elapsed());
-    connection.emit(match cut {
-        None => event,
-        Some(cut) => end_of_cut(event, &cut),
-    });
-}
-
-/// Refuses a request that would carry a placeholder without TLS.
-pub(super) fn refuse_plain(
-    connection: &Connection,
-    target: &Target,
-    head: &Parts,
-) -> Option<Response<reply::Body>> {
-    let credentials = connection.shared.inspector.as_ref()?.credentials()?;
-    let refusal = credentials.table().check_plain(head).err()?;
-    let event = connection.event(Kind::Decision).with_target(target);
-    let event = event.with_request(head.method.as_str(), Some(head.uri.path()));
-    connection.emit(site::alert(&event, &refusal));
-    let response = site::refused(target, &refusal).map(|body| match body {
-        Answer::Own(body) => Either::Left(body),
-        Answer::Streamed(_) | Answer::Scrubbed(_) => Either::Left(http_body_util::Full::default()),
-    });
-    Some(response)
 }

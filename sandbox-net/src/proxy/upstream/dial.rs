@@ -11,7 +11,7 @@ use crate::policy::Allowed;
 
 /// Connects to the first address that answers, one after the other. Each gets an equal share of the time that is
 /// left, so that one address that swallows packets cannot use it up.
-pub(crate) async fn dial(
+pub(super) async fn dial(
     addresses: &[Allowed<SocketAddr>],
     limit: Duration,
 ) -> io::Result<(TcpStream, SocketAddr)> {

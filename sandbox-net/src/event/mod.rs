@@ -4,6 +4,8 @@
 //! silently: the loss is an event itself, [`Kind::Gap`], with the number of those that were missed. Time comes
 //! from a clock that is passed in.
 
+mod log;
+
 use std::{
     fmt,
     net::SocketAddr,
@@ -13,6 +15,8 @@ use std::{
 
 use serde::Serialize;
 use tokio::sync::broadcast;
+
+pub use log::LogFile;
 
 use crate::policy::{Denial, Rule, Target};
 
@@ -35,7 +39,7 @@ pub enum Kind {
     /// A credential was on its way to where it does not belong, and was stopped; or seen, if that is all that was
     /// asked for.
     Alert,
-    /// Events were lost because this subscriber read too slowly.
+    /// Events were lost because this subscriber read too slowly, or could not be written down.
     Gap,
 }
 
@@ -60,6 +64,9 @@ pub struct Event {
     pub time_ms: u64,
     /// What the event tells of.
     pub kind: Kind,
+    /// The sandbox, if the proxy was told its name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sandbox: Option<String>,
     /// The connection from the sandbox, counted from 0.
     pub connection: u64,
     /// The host as it was judged, in canonical form.
@@ -112,6 +119,7 @@ impl Event {
             seq: 0,
             time_ms: 0,
             kind,
+            sandbox: None,
             connection,
             host: None,
             port: None,
@@ -128,6 +136,11 @@ impl Event {
             duration_ms: None,
             missed: None,
         }
+    }
+
+    pub(crate) fn with_sandbox(mut self, sandbox: Option<&Arc<str>>) -> Self {
+        self.sandbox = sandbox.map(|name| name.as_ref().to_owned());
+        self
     }
 
     pub(crate) fn with_target(mut self, target: &Target) -> Self {
@@ -165,23 +178,18 @@ impl Event {
         self
     }
 
+    /// Denies for what is, or is not, in a request; names the credential that it is about.
     #[cfg(feature = "inspect")]
-    pub(crate) fn with_kind(mut self, kind: Kind) -> Self {
-        self.kind = kind;
-        self
+    pub(crate) fn with_refusal(mut self, refusal: &crate::credentials::Refusal) -> Self {
+        self.verdict = Some(Decided::Deny);
+        self.credential = refusal.credential().map(str::to_owned);
+        self.with_reason(refusal.reason(), &refusal.to_string())
     }
 
     #[cfg(feature = "inspect")]
     pub(crate) fn with_credential(mut self, name: &str) -> Self {
         self.credential = Some(name.to_owned());
         self
-    }
-
-    /// Denies for a reason that is no rule's.
-    #[cfg(feature = "inspect")]
-    pub(crate) fn with_refusal(mut self, reason: &str, text: &str) -> Self {
-        self.verdict = Some(Decided::Deny);
-        self.with_reason(reason, text)
     }
 
     pub(crate) fn with_traffic(mut self, up: u64, down: u64, duration: Duration) -> Self {
@@ -198,6 +206,9 @@ impl Event {
     pub fn to_json_line(&self) -> String {
         // A struct of strings and numbers always has a JSON form.
         let json = serde_json::to_string(self).unwrap_or_default();
+        if json.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+            return json;
+        }
         let mut line = String::with_capacity(json.len());
         for c in json.chars() {
             if matches!(c, ' '..='~') {
@@ -244,12 +255,19 @@ impl Events {
         }
     }
 
-    pub(crate) fn emit(&self, mut event: Event) {
-        event.time_ms = unix_millis((self.0.clock)());
+    /// Numbers an event; makes and sends it only if somebody listens.
+    pub(crate) fn emit_with(&self, make: impl FnOnce() -> Event) {
+        let traced = tracing::enabled!(target: "sandbox_net::event", tracing::Level::DEBUG);
+        let made = (traced || self.0.sender.receiver_count() > 0).then(make);
         let mut next = self.0.next.lock().unwrap_or_else(PoisonError::into_inner);
-        event.seq = *next;
+        let seq = *next;
         *next += 1;
-        tracing::debug!(target: "sandbox_net::event", seq = event.seq, event = %event.to_json_line());
+        let Some(mut event) = made else {
+            return;
+        };
+        event.seq = seq;
+        event.time_ms = unix_millis((self.0.clock)());
+        tracing::debug!(target: "sandbox_net::event", seq, event = %event.to_json_line());
         // Nobody listening is no failure.
         drop(self.0.sender.send(event));
     }
@@ -289,6 +307,18 @@ impl Subscription {
             }
             Err(broadcast::error::RecvError::Closed) => None,
             Err(broadcast::error::RecvError::Lagged(missed)) => Some(self.gap(missed)),
+        }
+    }
+
+    /// Returns the next event if there is one already.
+    pub fn try_next(&mut self) -> Option<Event> {
+        match self.receiver.try_recv() {
+            Ok(event) => {
+                self.next = event.seq + 1;
+                Some(event)
+            }
+            Err(broadcast::error::TryRecvError::Lagged(missed)) => Some(self.gap(missed)),
+            Err(_) => None,
         }
     }
 
@@ -349,7 +379,7 @@ mod tests {
         let events = events(4);
         let mut reader = events.subscribe();
         for connection in 0..10 {
-            events.emit(Event::new(Kind::Decision, connection));
+            events.emit_with(|| Event::new(Kind::Decision, connection));
         }
         let gap = reader.next().await.unwrap();
         assert_eq!((gap.kind, gap.seq, gap.missed), (Kind::Gap, 0, Some(6)));

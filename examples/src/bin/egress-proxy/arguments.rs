@@ -1,0 +1,116 @@
+//! The arguments, and the rules that they make.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use clap::{Parser, ValueEnum};
+use sandbox_net::policy::{Mode, RuleSet};
+
+use crate::Failure;
+
+/// A forward proxy that judges by name and by address.
+#[derive(Debug, Parser)]
+#[command(name = "egress-proxy", version, max_term_width = 110)]
+pub(crate) struct Arguments {
+    /// Where to listen
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:3128")]
+    pub(crate) listen: SocketAddr,
+    /// What happens to hosts that no rule names; a rules file has its own
+    #[arg(long, value_name = "MODE")]
+    pub(crate) policy: Option<Policy>,
+    /// Let a host through: name, *.name, address or network, with or without :port
+    #[arg(long, value_name = "HOST")]
+    pub(crate) allow_host: Vec<String>,
+    /// Block a host, whatever else allows it
+    #[arg(long, value_name = "HOST")]
+    pub(crate) block_host: Vec<String>,
+    /// A file of rules in JSON: {"mode": "deny", "allow": ["*.npmjs.org"], "block": []}
+    #[arg(long, value_name = "FILE")]
+    pub(crate) rules: Option<PathBuf>,
+    /// Where events go, one JSON object a line: a file, - for standard output, none
+    #[arg(long, value_name = "FILE", default_value = "-")]
+    pub(crate) events: String,
+    /// The most connections at a time; one more is answered 503
+    #[arg(long, value_name = "COUNT", default_value_t = 1024)]
+    pub(crate) connections: usize,
+    /// How long what is under way may go on after the first signal
+    #[arg(long, value_name = "TIME", default_value = "10s")]
+    pub(crate) grace: humantime::Duration,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Policy {
+    /// Public hosts are let through, on ports 80 and 443
+    Allow,
+    /// They are not
+    Deny,
+}
+
+impl Arguments {
+    /// Returns the rules of the file, if one is named, and those of the arguments on top.
+    pub(crate) fn rules(&self) -> Result<RuleSet, Failure> {
+        let mut rules = match &self.rules {
+            None => RuleSet::deny(),
+            Some(path) => {
+                let text = std::fs::read_to_string(path)
+                    .map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+                serde_json::from_str(&text)
+                    .map_err(|error| format!("cannot load {}: {error}", path.display()))?
+            }
+        };
+        if let Some(policy) = self.policy {
+            let mode = match policy {
+                Policy::Allow => Mode::Allow,
+                Policy::Deny => Mode::Deny,
+            };
+            if self.rules.is_some() && rules.mode() != mode {
+                return Err("--policy says otherwise than the rules file".into());
+            }
+            rules = if self.rules.is_some() {
+                rules
+            } else {
+                RuleSet::new(mode)
+            };
+        }
+        for host in &self.allow_host {
+            rules = rules.allow(host)?;
+        }
+        for host in &self.block_host {
+            rules = rules.block(host)?;
+        }
+        Ok(rules)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rules(line: &[&str]) -> Result<RuleSet, Failure> {
+        let line = ["egress-proxy"].iter().chain(line);
+        Arguments::try_parse_from(line)?.rules()
+    }
+
+    #[test]
+    fn arguments_add_to_a_file_that_has_its_own_mode() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(
+            file.path(),
+            r#"{"mode": "allow", "allow": ["a.test"], "block": ["b.test"]}"#,
+        )
+        .unwrap();
+        let path = file.path().to_str().unwrap();
+        let made = rules(&["--rules", path, "--block-host", "c.test"]).unwrap();
+        assert_eq!(made.mode(), Mode::Allow);
+        assert_eq!((made.allowed().len(), made.blocked().len()), (1, 2));
+        assert!(rules(&["--rules", path, "--policy", "deny"]).is_err());
+    }
+
+    #[test]
+    fn e47_nothing_named_is_nothing_allowed_and_junk_is_refused() {
+        assert_eq!(rules(&[]).unwrap().mode(), Mode::Deny);
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), r#"{"mode": "allow", "allow": ["*"]}"#).unwrap();
+        assert!(rules(&["--rules", file.path().to_str().unwrap()]).is_err());
+        assert!(rules(&["--allow-host", "http://a.test/"]).is_err());
+    }
+}
