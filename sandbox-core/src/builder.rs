@@ -5,12 +5,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use sandbox_base::{Dirs, Error, ErrorKind};
-use sandbox_net::policy::RuleSet;
+use sandbox_net::{credentials::Credential, policy::RuleSet};
 use sandbox_vm::image::Image;
 use sandbox_vm::{Hypervisor, Progress, disk};
 
 use crate::host::{default_dirs, default_hypervisor};
 use crate::lifecycle::Lifetime;
+use crate::network::Inspection;
 use crate::owner::Owner;
 use crate::sandbox::{Link, Sandbox, blocking, launch};
 use crate::spec::{ExtraDisk, ImageSource, Limits, Spec, Tmpfs, Workspace};
@@ -35,6 +36,9 @@ pub struct SandboxBuilder {
     image: Image,
     workspaces: Vec<Workspace>,
     network: RuleSet,
+    inspection: Inspection,
+    /// Credentials whose values are not to be written down.
+    values: Vec<Credential>,
     limits: Limits,
     env: Vec<(String, String)>,
     user: Option<String>,
@@ -55,6 +59,8 @@ impl SandboxBuilder {
             image: Image::default(),
             workspaces: Vec::new(),
             network: RuleSet::deny(),
+            inspection: Inspection::default(),
+            values: Vec::new(),
             limits: Limits::default(),
             env: Vec::new(),
             user: None,
@@ -90,6 +96,47 @@ impl SandboxBuilder {
     /// Sets the egress policy; without one nothing is let through.
     pub fn network(mut self, policy: RuleSet) -> Self {
         self.network = policy;
+        self
+    }
+
+    /// Grants a secret: commands find its placeholder in their environment, and the proxy puts its value into
+    /// requests to the hosts that it is granted to, which are opened for that. The policy has to allow
+    /// them, too.
+    ///
+    /// ```no_run
+    /// # use sandbox_core::{NetworkPolicy, Sandbox, net::credentials::Service};
+    /// # fn run() -> Result<(), Box<dyn std::error::Error>> {
+    /// let anthropic = Service::named("anthropic").ok_or("unknown")?.from_environment()?;
+    /// let builder = Sandbox::builder()
+    ///     .network(NetworkPolicy::deny().allow("api.anthropic.com")?)
+    ///     .secret(anthropic);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn secret(mut self, credential: Credential) -> Self {
+        match credential.source().is_reference() {
+            true => self.inspection.credentials.push(credential),
+            false => self.values.push(credential),
+        }
+        self
+    }
+
+    /// Opens TLS to the hosts of a pattern, on port 443 unless it names one, so that requests are seen.
+    pub fn inspect(mut self, pattern: impl Into<String>) -> Self {
+        self.inspection.inspect.push(pattern.into());
+        self
+    }
+
+    /// Leaves TLS to the hosts of a pattern closed, whatever else says so: for clients that know their host's own
+    /// certificate.
+    pub fn inspection_bypass(mut self, pattern: impl Into<String>) -> Self {
+        self.inspection.bypass.push(pattern.into());
+        self
+    }
+
+    /// Trusts certificates in PEM to vouch for hosts that are opened, beside those of this system.
+    pub fn root_certificates(mut self, pem: impl Into<String>) -> Self {
+        self.inspection.roots.push(pem.into());
         self
     }
 
@@ -195,8 +242,9 @@ impl SandboxBuilder {
             Some(hypervisor) => hypervisor,
             None => default_hypervisor(&dirs, helper::path(&dirs.cache)?, self.progress.clone())?,
         };
+        let inspector = spec.inspection.begin(self.values).await?;
         let owned = take_name(&store, &name, Lifetime::Attached, spec).await?;
-        let owner = Owner::new(owned, hypervisor, dirs, self.progress);
+        let owner = Owner::new(owned, hypervisor, dirs, self.progress, inspector);
         // Dropping the owner on the way out removes what was made.
         owner.start().await?;
         // This process does not go when the machine does: its answers need no waiting for.
@@ -218,6 +266,14 @@ impl SandboxBuilder {
             return Err(
                 Error::new(ErrorKind::Unsupported, "create a detached sandbox")
                     .with_detail("a hypervisor given as an object cannot be written down"),
+            );
+        }
+        if let Some(credential) = self.values.first() {
+            let name = credential.name();
+            return Err(
+                Error::new(ErrorKind::Unsupported, "create a detached sandbox").with_detail(format!(
+                    "the value of the secret {name} cannot be written down; name where it comes from"
+                )),
             );
         }
         let remote = launch(&store, &name, Some(spec)).await?;
@@ -302,10 +358,12 @@ impl SandboxBuilder {
             }
         }
         self.check().map_err(invalid)?;
+        self.inspection.check()?;
         Ok(Spec {
             image,
             workspaces,
             network: self.network.clone(),
+            inspection: self.inspection.clone(),
             limits: self.limits.clone(),
             env: self.env.clone(),
             user: self.user.clone(),

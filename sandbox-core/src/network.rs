@@ -7,9 +7,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use sandbox_base::{Error, ErrorKind};
+use sandbox_net::credentials::{Credential, Credentials};
+use sandbox_net::inspect::{Inspector, trust};
 use sandbox_net::{Proxy, event::Subscription, policy::RuleSet};
-use sandbox_vm::agent::GuestStreams;
+use sandbox_vm::Agent;
+use sandbox_vm::agent::{GuestStreams, NewFile};
 use sandbox_vm::channel::protocol::Forward;
+use serde::{Deserialize, Serialize};
 use tokio::task::AbortHandle;
 
 /// The host's service that the guest's proxy port leads to.
@@ -33,14 +38,112 @@ pub(crate) fn forward() -> Forward {
     }
 }
 
-/// The variables that tell programs inside of the proxy.
-pub(crate) fn environment() -> Vec<(String, String)> {
-    sandbox_net::guest::proxy_environment(PROXY)
+/// What is looked at inside TLS, as it is written down: no secret but by reference.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct Inspection {
+    #[serde(default)]
+    pub(crate) credentials: Vec<Credential>,
+    #[serde(default)]
+    pub(crate) inspect: Vec<String>,
+    #[serde(default)]
+    pub(crate) bypass: Vec<String>,
+    /// Certificates in PEM.
+    #[serde(default)]
+    pub(crate) roots: Vec<String>,
+}
+
+impl Inspection {
+    /// Fetches the secrets, these values among them, and makes an authority; `None` if nothing is to be looked at.
+    pub(crate) async fn begin(&self, values: Vec<Credential>) -> Result<Option<Inspector>, Error> {
+        let credentials: Vec<_> = self.credentials.iter().cloned().chain(values).collect();
+        if credentials.is_empty() && self.inspect.is_empty() {
+            return Ok(None);
+        }
+        let credentials = Credentials::load(credentials).await.map_err(unusable)?;
+        let mut builder = Inspector::builder().credentials(credentials);
+        for pattern in &self.inspect {
+            builder = builder.inspect(pattern).map_err(unusable)?;
+        }
+        for pattern in &self.bypass {
+            builder = builder.bypass(pattern).map_err(unusable)?;
+        }
+        for pem in &self.roots {
+            builder = builder
+                .root_certificates(pem.as_bytes())
+                .map_err(unusable)?;
+        }
+        builder.build().map(Some).map_err(unusable)
+    }
+
+    /// Checks what needs no look at the host.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        let mut builder = Inspector::builder();
+        for pattern in &self.inspect {
+            builder = builder.inspect(pattern).map_err(unusable)?;
+        }
+        for pattern in &self.bypass {
+            builder = builder.bypass(pattern).map_err(unusable)?;
+        }
+        for pem in &self.roots {
+            builder = builder
+                .root_certificates(pem.as_bytes())
+                .map_err(unusable)?;
+        }
+        Ok(())
+    }
+}
+
+fn unusable(error: sandbox_net::Error) -> Error {
+    Error::new(error.kind(), "set up the sandbox's secrets").with_source(error)
+}
+
+/// The variables that tell programs inside of the proxy, of what to trust, and their placeholders.
+pub(crate) fn environment(inspector: Option<&Inspector>) -> Vec<(String, String)> {
+    let mut environment = sandbox_net::guest::proxy_environment(PROXY);
+    let credentials = inspector.and_then(Inspector::credentials);
+    environment.extend(credentials.into_iter().flat_map(Credentials::environment));
+    environment
+}
+
+/// Makes the guest trust the authority: files of its own, and the distribution's bundle where it can be written.
+pub(crate) async fn install_trust(agent: &Agent, inspector: &Inspector) -> Result<(), Error> {
+    let mut found = None;
+    for path in trust::SYSTEM_BUNDLES {
+        match agent.read(path.as_bytes(), trust::MAX_BUNDLE).await {
+            Ok(bundle) => {
+                found = Some((path, bundle));
+                break;
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => tracing::debug!(%error, path, "a bundle of certificates is passed over"),
+        }
+    }
+    let bundle = found.as_ref().map(|(_, bundle)| bundle.as_slice());
+    let files = trust::files(inspector.authority().pem(), bundle);
+    for (path, contents) in &files.own {
+        let file = NewFile::at(path.as_bytes());
+        agent.write(file, contents).await?;
+    }
+    if let (Some((path, _)), Some(bundle)) = (found, files.bundle)
+        && let Err(error) = agent.write(NewFile::at(path.as_bytes()), &bundle).await
+    {
+        // A root that is read-only: the variables say the same to most.
+        tracing::debug!(%error, path, "the bundle of certificates stays as it is");
+    }
+    Ok(())
 }
 
 /// Makes the proxy of a sandbox and writes what it decides to a file.
-pub(crate) fn proxy(policy: &RuleSet, log: PathBuf) -> (Proxy, AbortHandle) {
-    let proxy = Proxy::builder(Arc::new(policy.clone())).build();
+pub(crate) fn proxy(
+    policy: &RuleSet,
+    inspector: Option<&Inspector>,
+    log: PathBuf,
+) -> (Proxy, AbortHandle) {
+    let mut proxy = Proxy::builder(Arc::new(policy.clone()));
+    if let Some(inspector) = inspector {
+        proxy = proxy.inspector(inspector.clone());
+    }
+    let proxy = proxy.build();
     let events = proxy.subscribe();
     let task = tokio::spawn(write_log(events, log));
     (proxy, task.abort_handle())

@@ -10,7 +10,8 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use sandbox_base::{Dirs, Error, ErrorKind};
-use sandbox_net::{Proxy, policy::RuleSet};
+use sandbox_net::inspect::trust;
+use sandbox_net::{Proxy, inspect::Inspector, policy::RuleSet};
 use sandbox_vm::channel::protocol::{self, Root, Setup};
 use sandbox_vm::hypervisor::{Disk, HypervisorExt, MachineSpec};
 use sandbox_vm::image::{ImageStore, RootImage};
@@ -43,6 +44,8 @@ pub(crate) struct Owner {
     dirs: Dirs,
     progress: Progress,
     pub(crate) proxy: Proxy,
+    /// Who looks into TLS and holds the secrets; its authority lives as long as this value.
+    inspector: Option<Inspector>,
     /// Held while something is done to the sandbox; empty once it is removed.
     owned: tokio::sync::Mutex<Option<Owned>>,
     /// What the record said last, for those who do not want to wait.
@@ -76,15 +79,18 @@ impl Owner {
         hypervisor: Arc<dyn Hypervisor>,
         dirs: Dirs,
         progress: Progress,
+        inspector: Option<Inspector>,
     ) -> Arc<Self> {
         let log = owned.folder.join("events.jsonl");
-        let (proxy, logging) = network::proxy(&owned.record.spec.network, log);
+        let policy = &owned.record.spec.network;
+        let (proxy, logging) = network::proxy(policy, inspector.as_ref(), log);
         let seen = Mutex::new(Some(owned.record.clone()));
         Arc::new(Self {
             hypervisor,
             dirs,
             progress,
             proxy,
+            inspector,
             owned: tokio::sync::Mutex::new(Some(owned)),
             seen,
             running: watch::Sender::new(None),
@@ -159,7 +165,8 @@ impl Owner {
             let bytes = u64::from(spec.limits.disk_mib) << 20;
             disk::create(&self.dirs.cache, bytes, &disk).await?;
         }
-        let machine = machine_spec(owned, &image, disk);
+        let mut machine = machine_spec(owned, &image, disk);
+        machine.setup.env = environment(spec, &image, self.inspector.as_ref());
         let (machine, agent) = self.hypervisor.boot(&machine, spec.boot_patience).await?;
         match self.furnish(owned, &image, machine.clone(), agent).await {
             Ok(running) => Ok(running),
@@ -184,6 +191,9 @@ impl Owner {
         if let Some(streams) = agent.services().await {
             // Ends with the guest's channel.
             tokio::spawn(network::serve(self.proxy.clone(), streams));
+        }
+        if let Some(inspector) = &self.inspector {
+            network::install_trust(&agent, inspector).await?;
         }
         let user = spec.user.clone().or_else(|| image.config.user.clone());
         let owner = match &user {
@@ -417,7 +427,7 @@ fn machine_spec(owned: &Owned, image: &RootImage, disk: PathBuf) -> MachineSpec 
             true => Disk::read_only(&disk.image),
             false => Disk::writable(&disk.image),
         }));
-    machine.setup = setup(owned, image, first);
+    machine.setup = setup(owned, first);
     machine.remove_when_orphaned = match owned.record.lifetime {
         Lifetime::Attached => vec![owned.folder.clone(), owned.runtime.clone()],
         Lifetime::Detached => vec![owned.runtime.clone()],
@@ -426,7 +436,7 @@ fn machine_spec(owned: &Owned, image: &RootImage, disk: PathBuf) -> MachineSpec 
 }
 
 /// `first` is the place of the first extra disk in the machine's list.
-fn setup(owned: &Owned, image: &RootImage, first: usize) -> Setup {
+fn setup(owned: &Owned, first: usize) -> Setup {
     let spec = &owned.record.spec;
     let now = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
@@ -455,7 +465,8 @@ fn setup(owned: &Owned, image: &RootImage, first: usize) -> Setup {
         mounts: spec.tmpfs.iter().map(mount).chain(disks).collect(),
         hostname: owned.record.name.clone(),
         clock,
-        env: environment(spec, image),
+        // Filled in by who knows the image and the secrets.
+        env: Vec::new(),
         limits: protocol::Limits {
             processes: spec.limits.processes,
             open_files: spec.limits.open_files,
@@ -465,14 +476,21 @@ fn setup(owned: &Owned, image: &RootImage, first: usize) -> Setup {
 }
 
 /// What every command finds in its environment: the image's, the proxy's, the sandbox's own.
-fn environment(spec: &Spec, image: &RootImage) -> Vec<(String, String)> {
+fn environment(
+    spec: &Spec,
+    image: &RootImage,
+    inspector: Option<&Inspector>,
+) -> Vec<(String, String)> {
     let split = |text: &String| {
         let (name, value) = text.split_once('=')?;
         Some((name.to_owned(), value.to_owned()))
     };
     let mut env: Vec<(String, String)> = image.config.env.iter().filter_map(split).collect();
-    env.extend(network::environment());
+    env.extend(network::environment(inspector));
     env.extend(spec.env.iter().cloned());
+    if inspector.is_some() {
+        trust::add_variables(&mut env);
+    }
     env
 }
 

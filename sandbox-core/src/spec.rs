@@ -10,6 +10,8 @@ use sandbox_net::policy::RuleSet;
 use sandbox_vm::image::Image;
 use serde::{Deserialize, Serialize};
 
+use crate::network::Inspection;
+
 /// What a sandbox may use, at most.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
@@ -191,6 +193,8 @@ pub(crate) struct Spec {
     pub(crate) image: ImageSource,
     pub(crate) workspaces: Vec<Workspace>,
     pub(crate) network: RuleSet,
+    #[serde(default)]
+    pub(crate) inspection: Inspection,
     pub(crate) limits: Limits,
     pub(crate) env: Vec<(String, String)>,
     pub(crate) user: Option<String>,

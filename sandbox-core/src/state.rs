@@ -535,6 +535,7 @@ mod tests {
             image: crate::spec::ImageSource::Default,
             workspaces: Vec::new(),
             network: sandbox_net::policy::RuleSet::deny(),
+            inspection: crate::network::Inspection::default(),
             limits: crate::spec::Limits::default(),
             env: Vec::new(),
             user: None,

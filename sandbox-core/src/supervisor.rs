@@ -164,7 +164,16 @@ async fn start(job: &Job) -> Result<(Arc<Owner>, Answers), Error> {
         None => store.adopt(&name),
     })
     .await?;
-    let owner = Owner::new(owned, hypervisor, job.dirs.clone(), Progress::silent());
+    let inspector = match owned.record.spec.inspection.begin(Vec::new()).await {
+        Ok(inspector) => inspector,
+        Err(error) if created => {
+            blocking(move || owned.remove()).await?;
+            return Err(error);
+        }
+        Err(error) => return Err(error),
+    };
+    let (dirs, silent) = (job.dirs.clone(), Progress::silent());
+    let owner = Owner::new(owned, hypervisor, dirs, silent, inspector);
     // Until it runs, what was created goes with the owner.
     owner.set_fleeting(created);
     owner.start().await?;

@@ -25,6 +25,19 @@ impl Error {
         self.kind
     }
 
+    #[cfg(feature = "inspect")]
+    pub(crate) fn new(
+        kind: ErrorKind,
+        operation: impl Into<Cow<'static, str>>,
+        source: impl Into<BoxError>,
+    ) -> Self {
+        Self {
+            kind,
+            operation: operation.into(),
+            source: Some(source.into()),
+        }
+    }
+
     pub(crate) fn invalid(
         operation: impl Into<Cow<'static, str>>,
         source: impl Into<BoxError>,

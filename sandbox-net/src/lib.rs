@@ -24,6 +24,8 @@
 //! | [`Proxy`] | HTTP requests and CONNECT tunnels from any stream; asks the policy, never decides |
 //! | [`event`] | everything decided, as a stream and as JSON lines |
 //! | [`check`] | what the proxy would decide, without connecting |
+//! | [`inspect`] | TLS opened for chosen hosts: an authority per sandbox, what makes clients inside trust it |
+//! | [`credentials`] | secrets that stay on the host, put in where a placeholder stands |
 //! | [`guest`] | the half that runs inside |
 //!
 //! # Example
@@ -49,18 +51,21 @@
 //! # Features
 //!
 //! - `proxy` (default): the host's half. Without it only [`guest`] is left, and hyper and the rules are not built.
+//! - `inspect` (default): credentials and the inspection of TLS, with rustls on ring.
 //! - `testing`: a scripted policy for embedders' tests.
 //!
 //! # What it does not do
 //!
-//! - It is no reverse proxy, no cache, and looks inside no TLS: what an allowed host is asked over TLS, by which
-//!   `Host` inside, is not seen. A tunnel is held to its host by the name in the ClientHello, and one to a host of
-//!   which a rule names methods or paths is denied.
+//! - It is no reverse proxy and no cache, and looks inside TLS only where an [`Inspector`](inspect::Inspector) says so:
+//!   elsewhere what an allowed host is asked, by which `Host` inside, is not seen. A tunnel is held to its host by the
+//!   name in the ClientHello, and one to a host of which a rule names methods or paths is denied unless it is opened.
 //! - A rule about methods does not hold an origin that takes the method from a form or a query.
 //! - An allowed host can be sent anything, and can answer with anything. Allow hosts that nobody else can write to.
 //! - Lookups of allowed names carry what the sandbox puts in them, below an allowed wildcard for one.
 //! - Other protocols than HTTP and TLS pass only where a rule names their port, and unseen.
 
+#[cfg(feature = "inspect")]
+pub mod credentials;
 #[cfg(feature = "proxy")]
 pub mod approval;
 #[cfg(feature = "proxy")]
@@ -70,6 +75,8 @@ mod error;
 #[cfg(feature = "proxy")]
 pub mod event;
 pub mod guest;
+#[cfg(feature = "inspect")]
+pub mod inspect;
 #[cfg(feature = "proxy")]
 pub mod policy;
 #[cfg(feature = "proxy")]

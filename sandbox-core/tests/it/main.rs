@@ -10,5 +10,6 @@ mod detached;
 mod network;
 mod place;
 mod rounds;
+mod secrets;
 mod walls;
 mod workspaces;

@@ -34,6 +34,11 @@ pub enum Kind {
     End,
     /// A request could not be read, or was ambiguous.
     Refused,
+    /// A secret was put into a request.
+    Credential,
+    /// A credential was on its way to where it does not belong, and was stopped; or seen, if that is all that was
+    /// asked for.
+    Alert,
     /// Events were lost because this subscriber read too slowly, or could not be written down.
     Gap,
 }
@@ -91,6 +96,9 @@ pub struct Event {
     /// Why, as a sentence for people.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub text: Option<String>,
+    /// The name of the credential that it is about, never its value.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub credential: Option<String>,
     /// Bytes sent to the target.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bytes_up: Option<u64>,
@@ -122,6 +130,7 @@ impl Event {
             rule: None,
             reason: None,
             text: None,
+            credential: None,
             bytes_up: None,
             bytes_down: None,
             duration_ms: None,
@@ -166,6 +175,20 @@ impl Event {
     pub(crate) fn with_reason(mut self, reason: &str, text: &str) -> Self {
         self.reason = Some(reason.to_owned());
         self.text = Some(text.to_owned());
+        self
+    }
+
+    /// Denies for what is, or is not, in a request; names the credential that it is about.
+    #[cfg(feature = "inspect")]
+    pub(crate) fn with_refusal(mut self, refusal: &crate::credentials::Refusal) -> Self {
+        self.verdict = Some(Decided::Deny);
+        self.credential = refusal.credential().map(str::to_owned);
+        self.with_reason(refusal.reason(), &refusal.to_string())
+    }
+
+    #[cfg(feature = "inspect")]
+    pub(crate) fn with_credential(mut self, name: &str) -> Self {
+        self.credential = Some(name.to_owned());
         self
     }
 

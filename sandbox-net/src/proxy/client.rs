@@ -14,6 +14,8 @@ use super::{
     connection::Becoming,
     lease::{Cut, Lease, PolicyWatch},
 };
+#[cfg(feature = "inspect")]
+use crate::inspect::Inspector;
 use crate::{
     decide::{Ask, Decision, Road, uninspected},
     event::{Event, Kind},
@@ -121,6 +123,13 @@ impl Client {
             hello: None,
             request,
         })
+    }
+
+    /// Returns who opens TLS to a target, if it is to be opened.
+    #[cfg(feature = "inspect")]
+    pub(super) fn inspector(&self, target: &Target) -> Option<Inspector> {
+        let inspector = self.shared.inspector.as_ref()?;
+        inspector.wants(target).then(|| inspector.clone())
     }
 
     /// Tells of this connection, if anybody listens; the event is made only then.

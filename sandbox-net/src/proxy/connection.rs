@@ -21,6 +21,8 @@ use hyper::{
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use sandbox_base::ByteStream;
 
+#[cfg(feature = "inspect")]
+use super::inspected;
 use super::{
     Shared,
     client::Client,
@@ -63,7 +65,10 @@ pub(super) async fn serve(shared: Arc<Shared>, id: u64, stream: impl ByteStream 
 }
 
 /// Serves a stream that was decrypted, to its end.
-#[cfg_attr(not(test), expect(dead_code, reason = "nothing decrypts tunnels yet"))]
+#[cfg_attr(
+    not(feature = "inspect"),
+    expect(dead_code, reason = "nothing decrypts tunnels")
+)]
 pub(super) async fn serve_inside(
     client: &Client,
     inside: Arc<Inside>,
@@ -121,6 +126,10 @@ async fn serve_http1<S: ByteStream + 'static>(client: &Client, front: Front, str
     let (mut stream, passed) = parts.io.into_inner().into_parts();
     let early = [&parts.read_buf[..], &passed].concat();
     match successor {
+        #[cfg(feature = "inspect")]
+        Successor::Tunnel(tunnel) if client.inspector(&tunnel.lease.target).is_some() => {
+            inspected::run(client.clone(), *tunnel, (Box::new(stream), early)).await;
+        }
         Successor::Tunnel(tunnel) => tunnel.run(client, &mut stream, early).await,
         Successor::Raw(raw) => raw.run(client, &mut stream, early).await,
     }
@@ -202,6 +211,12 @@ impl Answering {
                 response
             }
             Ok(Ask::Http(target)) => {
+                #[cfg(feature = "inspect")]
+                if let Front::Forward = &self.front
+                    && let Some(response) = inspected::refuse_plain(&self.client, &target, &head)
+                {
+                    return response;
+                }
                 let request = Request::from_parts(head, Upload::Client(body));
                 match &self.front {
                     Front::Forward => exchange::plain(&self.client, target, request).await,

@@ -12,6 +12,7 @@
 //! Of upgrades only WebSocket is offered, over HTTP/1; a request for another is served as if it had not asked.
 
 use std::{
+    io,
     net::SocketAddr,
     pin::Pin,
     sync::Arc,
@@ -30,6 +31,8 @@ use hyper::{
     upgrade::OnUpgrade,
 };
 
+#[cfg(feature = "inspect")]
+use super::inspected::Scrubbing;
 use super::{
     client::{Client, Passed},
     connection::{Successor, is_websocket},
@@ -41,6 +44,8 @@ use super::{
     tunnel::{end_of_cut, gateway},
     upstream::{Connector, Judged, Key, Origin, Protocol, Upload},
 };
+#[cfg(feature = "inspect")]
+use crate::inspect::Fault;
 use crate::{
     event::{Event, Kind},
     policy::{Carriage, Denial, OVERRIDES, RequestLine, Target},
@@ -68,6 +73,14 @@ impl Told {
         Self {
             method: request.method().clone(),
             uri: request.uri().clone(),
+        }
+    }
+
+    #[cfg(feature = "inspect")]
+    pub(super) fn of_head(head: &http::request::Parts) -> Self {
+        Self {
+            method: head.method.clone(),
+            uri: head.uri.clone(),
         }
     }
 
@@ -133,14 +146,14 @@ pub(super) async fn forward(
     let upgrade = wants_websocket(&request).then(|| hyper::upgrade::on(&mut request));
     let found = match find(client, &route).await {
         Ok(found) => found,
-        Err((status, text)) => {
+        Err(error) => {
             client.emit(Kind::Decision, |event| {
                 let event = told.fill(event.with_target(&route.target));
                 event
                     .with_allow(rule.as_ref())
-                    .with_reason("connect", &text)
+                    .with_reason(why(&error), &error.to_string())
             });
-            return reply::unreachable(&route.target, status, "the host does not answer");
+            return unreachable(&route.target, &error);
         }
     };
     let Route {
@@ -176,6 +189,24 @@ pub(super) async fn forward(
         .await
 }
 
+/// Says in a word why a connection could not be made.
+fn why(error: &io::Error) -> &'static str {
+    #[cfg(feature = "inspect")]
+    if let Some(fault) = Fault::within(error) {
+        return fault.reason;
+    }
+    let _ = error;
+    "connect"
+}
+
+fn unreachable(target: &Target, error: &io::Error) -> Response<Body> {
+    #[cfg(feature = "inspect")]
+    if let Some(fault) = Fault::within(error) {
+        return reply::at_fault(target, fault);
+    }
+    reply::unreachable(target, gateway(error), "the host does not answer")
+}
+
 /// Whether a request asks to become a WebSocket (RFC 6455, 4.1) in the one way that is carried.
 fn wants_websocket(request: &Request<Upload>) -> bool {
     request.method() == Method::GET
@@ -193,7 +224,7 @@ struct Found {
 }
 
 /// Finds a connection that waits, or makes one.
-async fn find(client: &Client, route: &Route) -> Result<Found, (StatusCode, String)> {
+async fn find(client: &Client, route: &Route) -> io::Result<Found> {
     for allowed in &route.passed.addresses {
         let key = Key {
             target: route.target.clone(),
@@ -215,11 +246,10 @@ async fn find(client: &Client, route: &Route) -> Result<Found, (StatusCode, Stri
         addresses: &route.passed.addresses,
     };
     let limit = client.shared.limits.connect_timeout;
-    let link = route.connector.connect(to, limit).await;
-    let link = link.map_err(|error| (gateway(&error), error.to_string()))?;
+    let link = route.connector.connect(to, limit).await?;
     let address = link.address;
     let origin = Origin::begin(link, &client.shared.settings).await;
-    let origin = origin.map_err(|error| (StatusCode::BAD_GATEWAY, error.to_string()))?;
+    let origin = origin.map_err(io::Error::other)?;
     if let Some(shared) = origin.share() {
         let (target, generation) = (route.target.clone(), route.passed.generation);
         let key = Key {
@@ -411,7 +441,12 @@ impl Exchange {
             return Response::from_parts(head, body);
         }
         let exchange = Some(self);
-        Response::from_parts(head, Either::Right(Carried { body, exchange }))
+        let carried = Carried {
+            body: FromOrigin { body, exchange },
+            #[cfg(feature = "inspect")]
+            scrubbing: None,
+        };
+        Response::from_parts(head, Either::Right(carried))
     }
 
     /// Agrees to an upgrade.
@@ -470,12 +505,70 @@ impl Drop for Exchange {
 
 /// The body of an answer on its way to the client.
 pub(crate) struct Carried {
+    body: FromOrigin,
+    /// Takes out what the client must not see.
+    #[cfg(feature = "inspect")]
+    scrubbing: Option<Box<Scrubbing>>,
+}
+
+#[cfg(feature = "inspect")]
+impl Carried {
+    /// Has the rest of the body scrubbed.
+    pub(super) fn scrub(&mut self, scrubbing: Scrubbing) {
+        self.scrubbing = Some(Box::new(scrubbing));
+    }
+}
+
+impl hyper::body::Body for Carried {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let this = self.get_mut();
+        #[cfg(feature = "inspect")]
+        if let Some(scrubbing) = &mut this.scrubbing {
+            return scrubbing.poll_frame(&mut this.body, cx);
+        }
+        Pin::new(&mut this.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        #[cfg(feature = "inspect")]
+        if self
+            .scrubbing
+            .as_ref()
+            .is_some_and(|scrubbing| !scrubbing.is_empty())
+        {
+            return false;
+        }
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        #[cfg(feature = "inspect")]
+        if self
+            .scrubbing
+            .as_ref()
+            .is_some_and(|scrubbing| !scrubbing.is_empty())
+        {
+            // What is held back has left the origin's count already.
+            return SizeHint::default();
+        }
+        self.body.size_hint()
+    }
+}
+
+/// A body as it comes from the origin.
+struct FromOrigin {
     body: Incoming,
     /// Given up at the end of the body.
     exchange: Option<Exchange>,
 }
 
-impl hyper::body::Body for Carried {
+impl hyper::body::Body for FromOrigin {
     type Data = Bytes;
     type Error = hyper::Error;
 

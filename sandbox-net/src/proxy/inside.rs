@@ -7,6 +7,8 @@ use std::sync::Arc;
 
 use http::{Request, Response, Uri, Version, header, request::Parts};
 
+#[cfg(feature = "inspect")]
+use super::inspected::swapping;
 use super::{
     client::{Client, Passed},
     exchange::{self, Route, Told},
@@ -28,6 +30,9 @@ pub(super) struct Inside {
     pub(super) lease: Lease,
     /// Makes connections to the target, TLS included.
     pub(super) connector: Arc<dyn Connector>,
+    /// Who puts secrets into requests.
+    #[cfg(feature = "inspect")]
+    pub(super) credentials: Option<crate::credentials::Credentials>,
 }
 
 impl Inside {
@@ -79,6 +84,11 @@ impl Inside {
                 return reply::denied(&target, &denial);
             }
         };
+        #[cfg(feature = "inspect")]
+        let (request, after) = match swapping::swap(client, self, request).await {
+            Ok(swapped) => swapped,
+            Err(refused) => return refused,
+        };
         let route = Route {
             target,
             carriage: self.lease.carriage,
@@ -86,7 +96,10 @@ impl Inside {
             connector: Arc::clone(&self.connector),
             tls: true,
         };
-        exchange::forward(client, route, request).await
+        let response = exchange::forward(client, route, request).await;
+        #[cfg(feature = "inspect")]
+        let response = after.finish(response);
+        response
     }
 
     /// Judges by the policy in force, with all that the tunnel was judged by, and the request.

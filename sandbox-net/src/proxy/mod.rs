@@ -17,6 +17,7 @@
 //! | `tunnel`, `hello` | CONNECT; the name in the TLS ClientHello |
 //! | `exchange`, `raw` | HTTP exchanges; what an upgrade leaves |
 //! | `inside` | requests inside a tunnel that was decrypted |
+//! | `inspected` | tunnels that are opened, where an [`Inspector`](crate::inspect::Inspector) says so |
 //! | `upstream` | connections to judged addresses, HTTP over them, those that wait |
 //! | `lease`, `meter` | what ends a live connection: a new policy, silence |
 //! | `pump` | bytes both ways |
@@ -28,6 +29,8 @@ mod exchange;
 mod gate;
 mod hello;
 mod inside;
+#[cfg(feature = "inspect")]
+mod inspected;
 mod lease;
 mod limits;
 mod meter;
@@ -61,6 +64,8 @@ use lease::InForce;
 pub use limits::Limits;
 use upstream::{Connector, Direct, Pool, Settings};
 
+#[cfg(feature = "inspect")]
+use crate::inspect::Inspector;
 use crate::{
     approval::Approvals,
     event::{Event, Events, Kind, Subscription},
@@ -99,6 +104,8 @@ struct Shared {
     limits: Limits,
     settings: Settings,
     events: Events,
+    #[cfg(feature = "inspect")]
+    inspector: Option<Inspector>,
     places: Arc<Semaphore>,
     connections: AtomicU64,
     /// What events call the sandbox.
@@ -116,6 +123,8 @@ impl Proxy {
             approvals: None,
             limits: Limits::default(),
             events: Events::default(),
+            #[cfg(feature = "inspect")]
+            inspector: None,
             label: None,
         }
     }
@@ -250,6 +259,8 @@ pub struct ProxyBuilder {
     approvals: Option<Approvals>,
     limits: Limits,
     events: Events,
+    #[cfg(feature = "inspect")]
+    inspector: Option<Inspector>,
     label: Option<Arc<str>>,
 }
 
@@ -269,6 +280,13 @@ impl ProxyBuilder {
     /// Sets the bounds.
     pub fn limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
+        self
+    }
+
+    /// Sets who opens TLS and puts secrets in; without, every tunnel stays closed.
+    #[cfg(feature = "inspect")]
+    pub fn inspector(mut self, inspector: Inspector) -> Self {
+        self.inspector = Some(inspector);
         self
     }
 
@@ -302,6 +320,8 @@ impl ProxyBuilder {
             settings: Settings::new(&self.limits),
             limits: self.limits,
             events: self.events,
+            #[cfg(feature = "inspect")]
+            inspector: self.inspector,
             places: Arc::new(Semaphore::new(places)),
             connections: AtomicU64::new(0),
             label: self.label,

@@ -23,6 +23,8 @@ struct Answer<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     rule: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    credential: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     remedy: Option<&'a str>,
 }
 
@@ -45,6 +47,7 @@ pub(crate) fn denied(target: &Target, denial: &Denial) -> Response<Body> {
         host: Some(target.host.to_string()),
         port: Some(target.port),
         rule: denial.rule.as_ref().map(|rule| rule.as_str()),
+        credential: None,
         remedy: denial.remedy.as_deref(),
     };
     json(status, &answer)
@@ -61,6 +64,7 @@ pub(crate) fn refused(refusal: &Refusal, version: Version) -> Response<Body> {
         host: None,
         port: None,
         rule: None,
+        credential: None,
         remedy: None,
     };
     let status = match refusal {
@@ -77,16 +81,48 @@ pub(crate) fn refused(refusal: &Refusal, version: Version) -> Response<Body> {
 
 /// Answers that an allowed target did not serve: 504 if it took too long, else 502.
 pub(crate) fn unreachable(target: &Target, status: StatusCode, message: &str) -> Response<Body> {
+    let mut response = unreachable_for(target, "upstream", message);
+    *response.status_mut() = status;
+    response
+}
+
+fn unreachable_for(target: &Target, reason: &str, message: &str) -> Response<Body> {
     let answer = Answer {
         error: "unreachable",
-        reason: "upstream",
+        reason,
         message,
         host: Some(target.host.to_string()),
         port: Some(target.port),
         rule: None,
+        credential: None,
         remedy: None,
     };
-    json(status, &answer)
+    json(StatusCode::BAD_GATEWAY, &answer)
+}
+
+/// Answers a request that is refused for the credentials in it, as denials are: 403, with what would help.
+#[cfg(feature = "inspect")]
+pub(crate) fn withheld(target: &Target, refusal: &crate::credentials::Refusal) -> Response<Body> {
+    let message = refusal.to_string();
+    let answer = Answer {
+        error: "denied",
+        reason: refusal.reason(),
+        message: &message,
+        host: Some(target.host.to_string()),
+        port: Some(target.port),
+        rule: None,
+        credential: refusal.credential(),
+        remedy: refusal.remedy(),
+    };
+    json(StatusCode::FORBIDDEN, &answer)
+}
+
+/// Answers that a target's own TLS is at fault: 502, with what is wrong with it.
+#[cfg(feature = "inspect")]
+pub(crate) fn at_fault(target: &Target, fault: &crate::inspect::Fault) -> Response<Body> {
+    let mut response = unreachable_for(target, fault.reason, &fault.text);
+    *response.status_mut() = StatusCode::BAD_GATEWAY;
+    response
 }
 
 /// Answers 200 to CONNECT.

@@ -33,9 +33,9 @@ const ALERT: [u8; 7] = [21, 3, 3, 0, 2, 2, 49];
 
 /// A connected tunnel whose client's first bytes may still have to be judged.
 pub(super) struct Tunnel {
-    lease: Lease,
+    pub(super) lease: Lease,
     allow: Option<Allow>,
-    upstream: BoxStream,
+    pub(super) upstream: BoxStream,
     started: Instant,
 }
 
@@ -84,7 +84,7 @@ pub(super) fn gateway(error: &io::Error) -> StatusCode {
     }
 }
 
-fn about(event: Event, target: &Target) -> Event {
+pub(super) fn about(event: Event, target: &Target) -> Event {
     event.with_target(target).with_request("CONNECT", None)
 }
 
@@ -168,7 +168,7 @@ impl fmt::Debug for Tunnel {
     }
 }
 
-async fn read_hello<S: ByteStream>(
+pub(super) async fn read_hello<S: ByteStream>(
     stream: &mut S,
     reader: &mut HelloReader,
     early: &[u8],
@@ -192,7 +192,7 @@ async fn read_hello<S: ByteStream>(
 }
 
 /// Tells a client that speaks TLS that it is denied. One that is gone already does not matter.
-async fn alert<S: ByteStream>(stream: &mut S, first: &[u8]) {
+pub(super) async fn alert<S: ByteStream>(stream: &mut S, first: &[u8]) {
     if first.first() == Some(&22) {
         drop(stream.write_all(&ALERT).await);
     }

@@ -9,5 +9,6 @@ mod support;
 
 mod exchange;
 mod guest;
+mod inspect;
 mod limits;
 mod tunnel;

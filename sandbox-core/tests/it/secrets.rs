@@ -1,0 +1,165 @@
+//! Secrets end to end: a program in a real microVM sends a placeholder, a server of this test gets the value.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use rcgen::{CertificateParams, KeyPair};
+use rustls::pki_types::PrivateKeyDer;
+use sandbox_core::net::credentials::{Credential, Grant, Place as Stands, Secret, Source};
+use sandbox_core::{ErrorKind, NetworkPolicy};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+
+use crate::place::{Place, sh};
+
+const VALUE: &str = "the-value-that-stays-outside";
+
+/// A TLS server that keeps every head it gets. Returns its port and its certificate.
+async fn serve(heads: Arc<Mutex<Vec<String>>>) -> (u16, String) {
+    let key = KeyPair::generate().unwrap();
+    let certificate = CertificateParams::new(["127.0.0.1".to_owned()])
+        .unwrap()
+        .self_signed(&key)
+        .unwrap();
+    let pem = certificate.pem();
+    let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.into()], key)
+        .unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let Ok(mut stream) = acceptor.accept(stream).await else {
+                continue;
+            };
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                let Ok(byte) = stream.read_u8().await else {
+                    break;
+                };
+                head.push(byte);
+            }
+            heads.lock().unwrap().push(String::from_utf8(head).unwrap());
+            let answer = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 5\r\n\r\nhello";
+            drop(stream.write_all(answer).await);
+            drop(stream.shutdown().await);
+        }
+    });
+    (port, pem)
+}
+
+fn credential(port: u16, source: Source) -> Credential {
+    let grant = Grant::new(
+        &format!("127.0.0.1:{port}"),
+        [Stands::Header("x-api-key".into())],
+    );
+    Credential::new("api", source)
+        .grant(grant.unwrap())
+        .variable("API_KEY")
+}
+
+/// Every file below a folder that has the value in it.
+fn search(folder: &Path, found: &mut Vec<String>) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            search(&path, found);
+        } else if let Ok(bytes) = std::fs::read(&path)
+            && bytes
+                .windows(VALUE.len())
+                .any(|window| window == VALUE.as_bytes())
+        {
+            found.push(path.display().to_string());
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn e65_e75_programs_send_placeholders_and_hosts_get_values() {
+    let place = Place::new();
+    let heads: Arc<Mutex<Vec<String>>> = Arc::default();
+    let (port, root) = serve(Arc::clone(&heads)).await;
+    let rules = NetworkPolicy::deny()
+        .allow(&format!("127.0.0.1/32:{port}"))
+        .unwrap();
+    let source = Source::Value(Secret::new(VALUE).unwrap());
+    let sandbox = place
+        .microvm()
+        .network(rules)
+        .secret(credential(port, source))
+        .root_certificates(root)
+        .create()
+        .await
+        .unwrap();
+
+    let placeholder = sh(&sandbox, "echo $API_KEY").await;
+    assert!(placeholder.contains("sbxplaceholder"), "{placeholder}");
+    let curl =
+        format!("curl -sS --noproxy '' -H \"X-Api-Key: $API_KEY\" https://127.0.0.1:{port}/a");
+    assert_eq!(sh(&sandbox, &curl).await, "hello");
+    let python = format!(
+        "python3 -c 'import os, urllib.request as r; \
+         p = r.ProxyHandler({{\"https\": os.environ[\"HTTPS_PROXY\"]}}); \
+         q = r.Request(\"https://127.0.0.1:{port}/b\", headers={{\"X-Api-Key\": os.environ[\"API_KEY\"]}}); \
+         os.environ.pop(\"no_proxy\"); os.environ.pop(\"NO_PROXY\"); \
+         print(r.build_opener(p).open(q).read().decode())'"
+    );
+    assert_eq!(sh(&sandbox, &python).await, "hello");
+    {
+        let heads = heads.lock().unwrap();
+        assert_eq!(heads.len(), 2);
+        assert!(heads.iter().all(|head| head.contains(VALUE)), "{heads:?}");
+    }
+    // Somewhere else in the request it is refused, with the reason.
+    let misplaced =
+        format!("curl -sS --noproxy '' -H \"X-Other: $API_KEY\" https://127.0.0.1:{port}/");
+    assert!(
+        sh(&sandbox, &misplaced)
+            .await
+            .contains("placeholder-misplaced")
+    );
+
+    let seen = sh(&sandbox, "env; cat /run/sandbox/trust/*.pem").await;
+    assert!(
+        seen.contains("BEGIN CERTIFICATE") && !seen.contains(VALUE) && !seen.contains("PRIVATE")
+    );
+    let log = std::fs::read_to_string(sandbox.network_log()).unwrap();
+    assert!(log.contains(r#""credential":"api""#), "{log}");
+    let mut found = Vec::new();
+    for folder in [&place.dirs.state, &place.dirs.runtime] {
+        search(folder, &mut found);
+    }
+    assert!(found.is_empty(), "the value is written down: {found:?}");
+    sandbox.remove().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_value_cannot_be_detached_and_a_missing_one_stops_the_start() {
+    let place = Place::new();
+    let source = Source::Value(Secret::new(VALUE).unwrap());
+    let builder = sandbox_core::Sandbox::builder().dirs(place.dirs.clone());
+    let refused = builder
+        .secret(credential(1, source))
+        .detached()
+        .create()
+        .await
+        .unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Unsupported);
+    assert!(refused.to_string().contains("api") && !format!("{refused:?}").contains(VALUE));
+    let source = Source::Environment("SANDBOX_NO_SUCH_VARIABLE".into());
+    let builder = sandbox_core::Sandbox::builder().dirs(place.dirs.clone());
+    let missing = builder
+        .secret(credential(1, source))
+        .create()
+        .await
+        .unwrap_err();
+    assert_eq!(missing.kind(), ErrorKind::NotFound);
+    place.assert_empty().await;
+}

@@ -1,0 +1,280 @@
+//! The credentials of one sandbox while it lives: placeholders, values, grants.
+
+use std::{
+    collections::HashSet,
+    fmt,
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use sandbox_base::ErrorKind;
+
+use crate::{
+    Error,
+    credentials::{
+        Credential, Grant, Placeholder, Secret, Source, placeholder::MARKER, scan::Needles,
+    },
+    policy::Target,
+};
+
+/// The shortest value that is taken out of answers: a shorter one would hit words by chance.
+const MIN_SCRUB: usize = 8;
+
+/// The credentials of one sandbox: it holds the values, and the guest gets placeholders. Cheap to clone; clones are
+/// the same broker.
+///
+/// ```
+/// use sandbox_net::credentials::{Credentials, Secret, Service, Source};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), sandbox_net::Error> {
+/// let service = Service::named("anthropic").expect("it is in the table");
+/// let value = Source::Value(Secret::new("sk-ant-the-real-one")?);
+/// let credentials = Credentials::load([service.credential(value)?]).await?;
+/// // What commands inside find in their environment.
+/// let (name, placeholder) = &credentials.environment()[0];
+/// assert_eq!(name, "ANTHROPIC_API_KEY");
+/// assert!(placeholder.starts_with("sk-ant-sbxplaceholder"));
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Credentials(Arc<RwLock<Arc<Table>>>);
+
+impl Credentials {
+    /// Fetches the values and makes the placeholders.
+    ///
+    /// # Errors
+    ///
+    /// `Invalid` for a name that is used twice or has other characters than letters, digits, `-`, `_` and `.`,
+    /// for a variable's name that is none, for a value to be scrubbed of fewer than eight bytes; and what
+    /// [`Source::load`] answers.
+    pub async fn load(credentials: impl IntoIterator<Item = Credential>) -> Result<Self, Error> {
+        let (mut entries, mut names) = (Vec::new(), HashSet::new());
+        for credential in credentials {
+            check(&credential)?;
+            if !names.insert(credential.name.clone()) {
+                return Err(invalid(&credential.name, "there are two of this name"));
+            }
+            let secret = credential.source.load().await?;
+            check_value(&credential, &secret)?;
+            entries.push(Entry {
+                placeholder: Placeholder::new(&credential.prefix)?,
+                name: credential.name,
+                secret: Some(secret),
+                source: credential.source,
+                grants: credential.grants,
+                variables: credential.variables,
+                scrub: credential.scrub,
+            });
+        }
+        let needles = Needles::new(entries.iter().map(|entry| &entry.placeholder));
+        let table = Table {
+            entries,
+            needles: Arc::new(needles),
+            tolerant: false,
+        };
+        Ok(Self(Arc::new(RwLock::new(Arc::new(table)))))
+    }
+
+    /// Lets bodies pass that hold a placeholder which is not bound to their host, with an alert.
+    ///
+    /// For agents whose conversation, which their model gets to read, may come to hold what `env` printed. Heads
+    /// are refused all the same.
+    #[must_use]
+    pub fn report_bodies_only(self) -> Self {
+        self.change(|table| table.tolerant = true);
+        self
+    }
+
+    /// Returns the variables that give commands inside their placeholders.
+    pub fn environment(&self) -> Vec<(String, String)> {
+        let table = self.table();
+        let each = table.entries.iter().flat_map(|entry| {
+            let placeholder = entry.placeholder.as_str();
+            entry
+                .variables
+                .iter()
+                .map(move |name| (name.clone(), placeholder.to_owned()))
+        });
+        each.collect()
+    }
+
+    /// Returns the placeholder of a credential.
+    pub fn placeholder(&self, name: &str) -> Option<Placeholder> {
+        let table = self.table();
+        let entry = table.entries.iter().find(|entry| entry.name == name);
+        entry.map(|entry| entry.placeholder.clone())
+    }
+
+    /// Lists the names.
+    pub fn names(&self) -> Vec<String> {
+        self.table()
+            .entries
+            .iter()
+            .map(|entry| entry.name.clone())
+            .collect()
+    }
+
+    /// Drops a value. Requests that are still to come are refused; returns whether there is such a credential.
+    pub fn revoke(&self, name: &str) -> bool {
+        self.change_entry(name, |entry| entry.secret = None)
+    }
+
+    /// Replaces a value, for requests that are still to come; the placeholder stays.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` without such a credential; `Invalid` for a short one that is to be scrubbed.
+    pub fn replace(&self, name: &str, secret: Secret) -> Result<(), Error> {
+        let scrub = |entry: &&Entry| entry.name == name && entry.scrub;
+        if self.table().entries.iter().any(|entry| scrub(&entry))
+            && secret.expose().len() < MIN_SCRUB
+        {
+            return Err(invalid(
+                name,
+                "a value that is scrubbed has eight bytes at least",
+            ));
+        }
+        if self.change_entry(name, |entry| entry.secret = Some(secret)) {
+            return Ok(());
+        }
+        Err(missing(name))
+    }
+
+    /// Fetches a value again from where it came from, also after it was revoked.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` without such a credential, and what [`Source::load`] answers; the value stays as it was then.
+    pub async fn reload(&self, name: &str) -> Result<(), Error> {
+        let source = self.source(name).ok_or_else(|| missing(name))?;
+        self.replace(name, source.load().await?)
+    }
+
+    /// Tells whether any credential is granted to a target.
+    pub fn is_granted(&self, target: &Target) -> bool {
+        self.table().bound(target).next().is_some()
+    }
+
+    fn source(&self, name: &str) -> Option<Source> {
+        let table = self.table();
+        let entry = table.entries.iter().find(|entry| entry.name == name);
+        entry.map(|entry| entry.source.clone())
+    }
+
+    /// What holds for one request.
+    pub(crate) fn table(&self) -> Arc<Table> {
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Table)) {
+        let mut guard = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut table = Table::clone(&guard);
+        change(&mut table);
+        *guard = Arc::new(table);
+    }
+
+    fn change_entry(&self, name: &str, change: impl FnOnce(&mut Entry)) -> bool {
+        let mut found = false;
+        self.change(|table| {
+            if let Some(entry) = table.entries.iter_mut().find(|entry| entry.name == name) {
+                change(entry);
+                found = true;
+            }
+        });
+        found
+    }
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.names()).finish()
+    }
+}
+
+fn invalid(name: &str, reason: &'static str) -> Error {
+    Error::invalid(
+        format!("load the credential `{}`", name.escape_debug()),
+        reason,
+    )
+}
+
+fn missing(name: &str) -> Error {
+    let operation = format!("use the credential `{}`", name.escape_debug());
+    Error::new(ErrorKind::NotFound, operation, "there is none of this name")
+}
+
+fn check(credential: &Credential) -> Result<(), Error> {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    let name = &credential.name;
+    if name.is_empty() || name.len() > 64 || !name.bytes().all(fits) || name.contains(MARKER) {
+        return Err(invalid(
+            name,
+            "a name is 1 to 64 letters, digits, `-`, `_` and `.`",
+        ));
+    }
+    let is_name = |name: &String| !name.is_empty() && !name.contains(['=', '\0']);
+    if !credential.variables.iter().all(is_name) {
+        return Err(invalid(name, "a variable's name is none"));
+    }
+    Ok(())
+}
+
+fn check_value(credential: &Credential, secret: &Secret) -> Result<(), Error> {
+    if credential.scrub && secret.expose().len() < MIN_SCRUB {
+        return Err(invalid(
+            &credential.name,
+            "a value that is scrubbed has eight bytes at least",
+        ));
+    }
+    Ok(())
+}
+
+/// All credentials at one moment.
+#[derive(Debug, Clone)]
+pub(crate) struct Table {
+    pub(super) entries: Vec<Entry>,
+    pub(super) needles: Arc<Needles>,
+    /// Bodies with a placeholder that is not bound to their host are reported, not refused.
+    pub(crate) tolerant: bool,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Entry {
+    pub(super) name: String,
+    pub(super) placeholder: Placeholder,
+    /// `None` once it was revoked.
+    pub(super) secret: Option<Secret>,
+    source: Source,
+    pub(super) grants: Vec<Grant>,
+    variables: Vec<String>,
+    pub(super) scrub: bool,
+}
+
+impl Table {
+    /// Lists the credentials that are granted to a target, revoked ones too.
+    pub(super) fn bound(&self, target: &Target) -> impl Iterator<Item = (&Entry, &Grant)> {
+        self.entries.iter().flat_map(move |entry| {
+            let grants = entry
+                .grants
+                .iter()
+                .filter(move |grant| grant.target == *target);
+            grants.map(move |grant| (entry, grant))
+        })
+    }
+
+    /// Lists the names of the credentials that are granted to a target.
+    pub(crate) fn names_for(&self, target: &Target) -> Vec<&str> {
+        self.bound(target)
+            .map(|(entry, _)| entry.name.as_str())
+            .collect()
+    }
+
+    /// Returns the name of a credential whose placeholder was found in a body on its way to a target, if it does
+    /// not belong there.
+    pub(crate) fn misdirected(&self, index: usize, target: &Target) -> Option<&str> {
+        let entry = &self.entries[index];
+        let bound = entry.grants.iter().any(|grant| grant.target == *target);
+        (!bound).then_some(&entry.name)
+    }
+}
