@@ -69,6 +69,7 @@ pub mod policy;
 mod proxy;
 #[cfg(feature = "proxy")]
 pub mod resolve;
+mod wire;
 
 #[cfg(feature = "proxy")]
 pub use decide::check;
@@ -77,7 +78,7 @@ pub use error::Error;
 #[cfg(feature = "proxy")]
 pub use policy::EgressPolicy;
 #[cfg(feature = "proxy")]
-pub use proxy::{Limits, Proxy, ProxyBuilder};
+pub use proxy::{Limits, Proxy, ProxyBuilder, captured_ports};
 
 #[cfg(test)]
 mod testing_cases {
