@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use sandbox_base::{Dirs, Error, ErrorKind};
-use sandbox_net::{credentials::Credential, policy::RuleSet};
+use sandbox_net::{credentials::Credential, policy::RuleSet, resolve::Resolver};
 use sandbox_vm::image::Image;
 use sandbox_vm::{Hypervisor, Progress, disk};
 
@@ -48,6 +48,7 @@ pub struct SandboxBuilder {
     boot_patience: Duration,
     lifetime: Lifetime,
     hypervisor: Option<Arc<dyn Hypervisor>>,
+    resolver: Option<Arc<dyn Resolver>>,
     dirs: Option<Dirs>,
     progress: Progress,
 }
@@ -70,6 +71,7 @@ impl SandboxBuilder {
             boot_patience: BOOT_PATIENCE,
             lifetime: Lifetime::Attached,
             hypervisor: None,
+            resolver: None,
             dirs: None,
             progress: Progress::silent(),
         }
@@ -137,6 +139,13 @@ impl SandboxBuilder {
     /// Trusts certificates in PEM to vouch for hosts that are opened, beside those of this system.
     pub fn root_certificates(mut self, pem: impl Into<String>) -> Self {
         self.inspection.roots.push(pem.into());
+        self
+    }
+
+    /// Sets who looks names up that the policy allows; the host's own resolver without. Only for an attached
+    /// sandbox: an object cannot be written down.
+    pub fn resolver(mut self, resolver: Arc<dyn Resolver>) -> Self {
+        self.resolver = Some(resolver);
         self
     }
 
@@ -244,7 +253,8 @@ impl SandboxBuilder {
         };
         let inspector = spec.inspection.begin(self.values).await?;
         let owned = take_name(&store, &name, Lifetime::Attached, spec).await?;
-        let owner = Owner::new(owned, hypervisor, dirs, self.progress, inspector);
+        let resolver = self.resolver;
+        let owner = Owner::new(owned, hypervisor, resolver, dirs, self.progress, inspector);
         // Dropping the owner on the way out removes what was made.
         owner.start().await?;
         // This process does not go when the machine does: its answers need no waiting for.
@@ -262,11 +272,14 @@ impl SandboxBuilder {
         name: String,
         spec: Spec,
     ) -> Result<Sandbox, Error> {
-        if self.hypervisor.is_some() {
-            return Err(
-                Error::new(ErrorKind::Unsupported, "create a detached sandbox")
-                    .with_detail("a hypervisor given as an object cannot be written down"),
-            );
+        let objects = [
+            (self.hypervisor.is_some(), "hypervisor"),
+            (self.resolver.is_some(), "resolver"),
+        ];
+        if let Some((_, what)) = objects.iter().find(|(given, _)| *given) {
+            let detail = format!("a {what} given as an object cannot be written down");
+            let error = Error::new(ErrorKind::Unsupported, "create a detached sandbox");
+            return Err(error.with_detail(detail));
         }
         if let Some(credential) = self.values.first() {
             let name = credential.name();

@@ -9,16 +9,20 @@ use std::time::Duration;
 
 use sandbox_base::{Error, ErrorKind};
 use sandbox_net::credentials::{Credential, Credentials};
+use sandbox_net::guest::capture;
 use sandbox_net::inspect::{Inspector, trust};
-use sandbox_net::{Proxy, event::Subscription, policy::RuleSet};
+use sandbox_net::{Proxy, captured_ports, event::Subscription, policy::RuleSet, resolve::Resolver};
 use sandbox_vm::Agent;
 use sandbox_vm::agent::{GuestStreams, NewFile};
-use sandbox_vm::channel::protocol::Forward;
+use sandbox_vm::channel::protocol::{Capture, Forward, Link};
 use serde::{Deserialize, Serialize};
 use tokio::task::AbortHandle;
 
 /// The host's service that the guest's proxy port leads to.
 pub(crate) const SERVICE: &str = "egress";
+
+/// The host's service that every other connection inside leads to.
+pub(crate) const CAPTURED: &str = "egress-captured";
 
 /// Where programs inside find the proxy.
 pub(crate) const PROXY: SocketAddr =
@@ -35,6 +39,19 @@ pub(crate) fn forward() -> Forward {
     Forward {
         port: PROXY.port(),
         service: SERVICE.to_owned(),
+    }
+}
+
+/// What the agent is asked to do for programs that know of no proxy.
+pub(crate) fn capture(proxy: &Proxy) -> Capture {
+    Capture {
+        service: CAPTURED.to_owned(),
+        link: Link {
+            address: capture::ADDRESS,
+            gateway: capture::RESOLVER,
+            prefix: capture::PREFIX,
+        },
+        ports: captured_ports(&*proxy.policy()),
     }
 }
 
@@ -136,10 +153,14 @@ pub(crate) async fn install_trust(agent: &Agent, inspector: &Inspector) -> Resul
 /// Makes the proxy of a sandbox and writes what it decides to a file.
 pub(crate) fn proxy(
     policy: &RuleSet,
+    resolver: Option<Arc<dyn Resolver>>,
     inspector: Option<&Inspector>,
     log: PathBuf,
 ) -> (Proxy, AbortHandle) {
     let mut proxy = Proxy::builder(Arc::new(policy.clone()));
+    if let Some(resolver) = resolver {
+        proxy = proxy.resolver(resolver);
+    }
     if let Some(inspector) = inspector {
         proxy = proxy.inspector(inspector.clone());
     }
@@ -157,6 +178,7 @@ pub(crate) async fn serve(proxy: Proxy, mut streams: GuestStreams) {
             let wanted = GuestStreams::service_of(&mut stream);
             match tokio::time::timeout(PATIENCE, wanted).await {
                 Ok(Ok(name)) if name == SERVICE => proxy.serve(stream).await,
+                Ok(Ok(name)) if name == CAPTURED => proxy.serve_captured(stream).await,
                 // Nothing else is offered: the stream is dropped, which resets it.
                 other => tracing::debug!(?other, "the guest wants what there is not"),
             }

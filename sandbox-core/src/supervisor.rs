@@ -173,7 +173,7 @@ async fn start(job: &Job) -> Result<(Arc<Owner>, Answers), Error> {
         Err(error) => return Err(error),
     };
     let (dirs, silent) = (job.dirs.clone(), Progress::silent());
-    let owner = Owner::new(owned, hypervisor, dirs, silent, inspector);
+    let owner = Owner::new(owned, hypervisor, None, dirs, silent, inspector);
     // Until it runs, what was created goes with the owner.
     owner.set_fleeting(created);
     owner.start().await?;

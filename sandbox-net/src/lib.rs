@@ -8,8 +8,8 @@
 //!                                   │
 //!   program ─► 127.0.0.1:3128       │      ┌────────── Proxy ──────────┐
 //!              guest::serve ════ stream ══►│ gate ► request ► policy   │
-//!                                   │      │          names ► Resolver │──► the world,
-//!                                   │      │      addresses ► policy   │    judged addresses only
+//!   program ─► any address          │      │          names ► Resolver │──► the world,
+//!              guest::capture ══ stream ══►│      addresses ► policy   │    judged addresses only
 //!                                   │      │       TLS name ► policy   │
 //!                                   │      │  method, path  ► policy   │
 //!                                   │      └───────── events ──────────┘
@@ -26,7 +26,7 @@
 //! | [`check`] | what the proxy would decide, without connecting |
 //! | [`inspect`] | TLS opened for chosen hosts: an authority per sandbox, what makes clients inside trust it |
 //! | [`credentials`] | secrets that stay on the host, put in where a placeholder stands |
-//! | [`guest`] | the half that runs inside |
+//! | [`guest`] | the half that runs inside: the proxy's port, and capture of what programs send past it |
 //!
 //! # Example
 //!
@@ -61,13 +61,14 @@
 //!   name in the ClientHello, and one to a host of which a rule names methods or paths is denied unless it is opened.
 //! - A rule about methods does not hold an origin that takes the method from a form or a query.
 //! - An allowed host can be sent anything, and can answer with anything. Allow hosts that nobody else can write to.
-//! - Lookups of allowed names carry what the sandbox puts in them, below an allowed wildcard for one.
+//! - Lookups of allowed names carry what the sandbox puts in them, below an allowed wildcard for one. They are made
+//!   when a connection is, never for a lookup inside alone, and nothing but the number of connections paces them.
 //! - Other protocols than HTTP and TLS pass only where a rule names their port, and unseen.
 
-#[cfg(feature = "inspect")]
-pub mod credentials;
 #[cfg(feature = "proxy")]
 pub mod approval;
+#[cfg(feature = "inspect")]
+pub mod credentials;
 #[cfg(feature = "proxy")]
 mod decide;
 #[cfg(feature = "proxy")]
@@ -85,6 +86,7 @@ mod proxy;
 pub mod registries;
 #[cfg(feature = "proxy")]
 pub mod resolve;
+mod wire;
 
 #[cfg(feature = "proxy")]
 pub use decide::check;
@@ -93,7 +95,7 @@ pub use error::Error;
 #[cfg(feature = "proxy")]
 pub use policy::EgressPolicy;
 #[cfg(feature = "proxy")]
-pub use proxy::{Limits, Proxy, ProxyBuilder};
+pub use proxy::{Limits, Proxy, ProxyBuilder, captured_ports};
 
 #[cfg(test)]
 mod testing_cases {

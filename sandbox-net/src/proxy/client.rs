@@ -69,6 +69,7 @@ impl Passed {
             hello: self.hello,
             request: self.request,
             approved: self.decision.approved,
+            method: None,
         }
     }
 }

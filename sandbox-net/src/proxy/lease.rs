@@ -58,6 +58,8 @@ pub(crate) struct Lease {
     /// The one request of an exchange.
     pub(crate) request: Option<RequestLine>,
     pub(crate) approved: bool,
+    /// How the client asked for a tunnel; `None` if it was captured, or is none.
+    pub(crate) method: Option<&'static str>,
 }
 
 impl Lease {

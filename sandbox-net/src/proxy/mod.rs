@@ -12,6 +12,7 @@
 //! |---|---|
 //! | `connection` | one connection from the sandbox, served by hyper |
 //! | `client` | such a connection, to the code that judges and tells |
+//! | `captured`, `pace` | connections of programs that know of no proxy, and their name lookups |
 //! | `gate` | the bytes of messages: only what can be read in one way reaches hyper |
 //! | `request` | what a request's head asks for |
 //! | `tunnel`, `hello` | CONNECT; the name in the TLS ClientHello |
@@ -23,6 +24,7 @@
 //! | `pump` | bytes both ways |
 //! | `reply` | the proxy's own answers |
 
+mod captured;
 mod client;
 mod connection;
 mod exchange;
@@ -34,6 +36,7 @@ mod inspected;
 mod lease;
 mod limits;
 mod meter;
+mod pace;
 mod pump;
 mod raw;
 mod reply;
@@ -45,7 +48,7 @@ use std::{
     convert::Infallible,
     fmt, io,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
@@ -60,8 +63,10 @@ use tokio::{
     time::timeout,
 };
 
+pub use captured::captured_ports;
 use lease::InForce;
 pub use limits::Limits;
+use pace::Pace;
 use upstream::{Connector, Direct, Pool, Settings};
 
 #[cfg(feature = "inspect")]
@@ -108,6 +113,7 @@ struct Shared {
     inspector: Option<Inspector>,
     places: Arc<Semaphore>,
     connections: AtomicU64,
+    lookups: Mutex<Pace>,
     /// What events call the sandbox.
     label: Option<Arc<str>>,
     /// Whether connections that wait for a request are to be closed.
@@ -324,6 +330,7 @@ impl ProxyBuilder {
             inspector: self.inspector,
             places: Arc::new(Semaphore::new(places)),
             connections: AtomicU64::new(0),
+            lookups: Mutex::default(),
             label: self.label,
             closing: watch::Sender::new(false),
         }))

@@ -18,5 +18,6 @@ mod gather;
 mod mux;
 pub mod protocol;
 
+#[cfg(all(feature = "guest", target_os = "linux"))]
 pub(crate) use mux::SPLIT_SEND;
 pub use mux::{Channel, Incoming, MAX_STREAMS, Side, Stream};

@@ -109,7 +109,7 @@ async fn open(
         Ok(held) => held,
         Err(denial) => return deny(client, &lease, &denial),
     };
-    let (target, address) = (lease.target.clone(), lease.address);
+    let (target, address, method) = (lease.target.clone(), lease.address, lease.method);
     let inside = Inside {
         lease,
         connector: Arc::new(connector),
@@ -124,7 +124,7 @@ async fn open(
     // Exchanges tell of their own ends; this one would go untold.
     if let Some(cut) = client.why_cut() {
         client.emit(Kind::End, |event| {
-            end_of_cut(about(event, &target).with_address(address), cut)
+            end_of_cut(about(event, &target, method).with_address(address), cut)
         });
     }
 }
@@ -147,7 +147,7 @@ async fn admit(
     match named.and_then(|()| lease.judge()) {
         Ok(allow) => {
             client.emit(Kind::Decision, |event| {
-                let event = about(event, &lease.target).with_address(lease.address);
+                let event = about(event, &lease.target, lease.method).with_address(lease.address);
                 event.with_allow(allow.rule.as_ref())
             });
             Ok(first)
@@ -251,7 +251,7 @@ async fn shake_hands(
 
 fn deny(client: &Client, lease: &Lease, denial: &Denial) {
     client.emit(Kind::Decision, |event| {
-        let event = about(event, &lease.target).with_address(lease.address);
+        let event = about(event, &lease.target, lease.method).with_address(lease.address);
         event.with_denial(denial)
     });
 }
