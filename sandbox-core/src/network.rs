@@ -1,13 +1,11 @@
 //! The egress of a sandbox: one proxy that outlives its machine, and a log of what it decided.
 
-use std::fs;
-use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sandbox_net::{Proxy, event::Subscription, policy::RuleSet};
+use sandbox_net::{Proxy, event::LogFile, policy::RuleSet};
 use sandbox_vm::agent::GuestStreams;
 use sandbox_vm::channel::protocol::Forward;
 use tokio::task::AbortHandle;
@@ -40,9 +38,9 @@ pub(crate) fn environment() -> Vec<(String, String)> {
 
 /// Makes the proxy of a sandbox and writes what it decides to a file.
 pub(crate) fn proxy(policy: &RuleSet, log: PathBuf) -> (Proxy, AbortHandle) {
+    let log = LogFile::at(log, LOG_SIZE);
     let proxy = Proxy::builder(Arc::new(policy.clone())).build();
-    let events = proxy.subscribe();
-    let task = tokio::spawn(write_log(events, log));
+    let task = tokio::spawn(log.follow(proxy.subscribe()));
     (proxy, task.abort_handle())
 }
 
@@ -59,30 +57,4 @@ pub(crate) async fn serve(proxy: Proxy, mut streams: GuestStreams) {
             }
         });
     }
-}
-
-async fn write_log(mut events: Subscription, path: PathBuf) {
-    while let Some(event) = events.next().await {
-        let line = event.to_json_line();
-        let path = path.clone();
-        let written = tokio::task::spawn_blocking(move || append(&path, &line)).await;
-        if let Ok(Err(error)) = written {
-            tracing::warn!(%error, "the egress log cannot be written");
-        }
-    }
-}
-
-fn append(path: &Path, line: &str) -> std::io::Result<()> {
-    let mut file = fs::OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(path)?;
-    if file.metadata()?.len() > LOG_SIZE {
-        fs::rename(path, path.with_extension("jsonl.1"))?;
-        file = fs::OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(path)?;
-    }
-    file.write_all(format!("{}\n", line.trim_end()).as_bytes())
 }

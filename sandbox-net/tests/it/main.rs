@@ -7,6 +7,7 @@
 
 mod support;
 
+mod answers;
 mod exchange;
 mod guest;
 mod limits;
