@@ -84,7 +84,7 @@ impl Client {
     ) -> Result<Passed, Denial> {
         let mut watch = self.shared.policy.subscribe();
         let (policy, generation) = watch.borrow_and_update().clone().into_parts();
-        let resolver = &*self.shared.resolver;
+        let resolver = &self.shared.resolver;
         let decision = decide(&*policy, resolver, target, carriage).await;
         let (addresses, allow) = match &decision.verdict {
             Verdict::Allow(allow) => (allow.addresses.clone(), Some(allow.clone())),

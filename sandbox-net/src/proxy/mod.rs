@@ -64,7 +64,7 @@ use upstream::{Connector, Direct, Pool, Settings};
 use crate::{
     event::{Event, Events, Kind, Subscription},
     policy::EgressPolicy,
-    resolve::{Resolver, SystemResolver},
+    resolve::{Remembering, Resolver, SystemResolver},
 };
 
 /// How long the answer to a connection that is one too many may take to be written.
@@ -91,7 +91,7 @@ pub struct Proxy(Arc<Shared>);
 /// What the connections of one proxy share.
 struct Shared {
     policy: watch::Sender<InForce>,
-    resolver: Arc<dyn Resolver>,
+    resolver: Remembering,
     connector: Arc<dyn Connector>,
     pool: Arc<Pool>,
     limits: Limits,
@@ -285,7 +285,7 @@ impl ProxyBuilder {
                 policy: self.policy,
                 generation: 0,
             }),
-            resolver,
+            resolver: Remembering::new(resolver),
             connector: Arc::new(Direct),
             pool: Arc::new(Pool::new(self.limits.waiting)),
             settings: Settings::new(&self.limits),

@@ -33,7 +33,7 @@ pub(crate) fn raise_descriptors() {
     };
     let hard = getrlimit(Resource::Nofile).maximum;
     if hard.is_none_or(|hard| hard >= 65_536)
-        || setrlimit(Resource::Nofile, wanted.clone()).is_err()
+        || setrlimit(Resource::Nofile, wanted).is_err()
     {
         let soft = Rlimit {
             current: hard,

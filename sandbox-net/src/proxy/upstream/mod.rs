@@ -36,6 +36,7 @@ pub(super) trait Connector: Debug + Send + Sync + 'static {
 /// A target and those of its addresses that may be dialled.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Judged<'a> {
+    #[expect(dead_code, reason = "only TLS and other proxies need it")]
     pub(super) target: &'a Target,
     pub(super) addresses: &'a [Allowed<SocketAddr>],
 }
