@@ -12,7 +12,7 @@ use sandbox_vm::{Hypervisor, Progress, disk};
 use crate::host::{default_dirs, default_hypervisor};
 use crate::lifecycle::Lifetime;
 use crate::network::Inspection;
-use crate::owner::Owner;
+use crate::owner::{Means, Owner};
 use crate::sandbox::{Link, Sandbox, blocking, launch};
 use crate::spec::{ExtraDisk, ImageSource, Limits, Spec, Tmpfs, Workspace};
 use crate::state::{Store, check_name};
@@ -253,8 +253,13 @@ impl SandboxBuilder {
         };
         let inspector = spec.inspection.begin(self.values).await?;
         let owned = take_name(&store, &name, Lifetime::Attached, spec).await?;
-        let resolver = self.resolver;
-        let owner = Owner::new(owned, hypervisor, resolver, dirs, self.progress, inspector);
+        let means = Means {
+            hypervisor,
+            resolver: self.resolver,
+            inspector,
+            progress: self.progress,
+        };
+        let owner = Owner::new(owned, dirs, means);
         // Dropping the owner on the way out removes what was made.
         owner.start().await?;
         // This process does not go when the machine does: its answers need no waiting for.

@@ -1,9 +1,7 @@
 //! The egress of a sandbox: one proxy that outlives its machine, and a log of what it decided.
 
-use std::fs;
-use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +9,7 @@ use sandbox_base::{Error, ErrorKind};
 use sandbox_net::credentials::{Credential, Credentials};
 use sandbox_net::guest::capture;
 use sandbox_net::inspect::{Inspector, trust};
-use sandbox_net::{Proxy, captured_ports, event::Subscription, policy::RuleSet, resolve::Resolver};
+use sandbox_net::{Proxy, captured_ports, event::LogFile, policy::RuleSet, resolve::Resolver};
 use sandbox_vm::Agent;
 use sandbox_vm::agent::{GuestStreams, NewFile};
 use sandbox_vm::channel::protocol::{Capture, Forward, Link};
@@ -165,8 +163,8 @@ pub(crate) fn proxy(
         proxy = proxy.inspector(inspector.clone());
     }
     let proxy = proxy.build();
-    let events = proxy.subscribe();
-    let task = tokio::spawn(write_log(events, log));
+    let log = LogFile::at(log, LOG_SIZE);
+    let task = tokio::spawn(log.follow(proxy.subscribe()));
     (proxy, task.abort_handle())
 }
 
@@ -184,30 +182,4 @@ pub(crate) async fn serve(proxy: Proxy, mut streams: GuestStreams) {
             }
         });
     }
-}
-
-async fn write_log(mut events: Subscription, path: PathBuf) {
-    while let Some(event) = events.next().await {
-        let line = event.to_json_line();
-        let path = path.clone();
-        let written = tokio::task::spawn_blocking(move || append(&path, &line)).await;
-        if let Ok(Err(error)) = written {
-            tracing::warn!(%error, "the egress log cannot be written");
-        }
-    }
-}
-
-fn append(path: &Path, line: &str) -> std::io::Result<()> {
-    let mut file = fs::OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(path)?;
-    if file.metadata()?.len() > LOG_SIZE {
-        fs::rename(path, path.with_extension("jsonl.1"))?;
-        file = fs::OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(path)?;
-    }
-    file.write_all(format!("{}\n", line.trim_end()).as_bytes())
 }

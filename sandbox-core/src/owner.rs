@@ -72,16 +72,25 @@ pub(crate) struct Defaults {
     pub(crate) cwd: Option<PathBuf>,
 }
 
+/// What a sandbox is run by: values of this process, none of which can be written down.
+#[derive(Debug)]
+pub(crate) struct Means {
+    pub(crate) hypervisor: Arc<dyn Hypervisor>,
+    /// The host's own without.
+    pub(crate) resolver: Option<Arc<dyn Resolver>>,
+    pub(crate) inspector: Option<Inspector>,
+    pub(crate) progress: Progress,
+}
+
 impl Owner {
     /// Makes the owner of a sandbox that has no machine yet.
-    pub(crate) fn new(
-        owned: Owned,
-        hypervisor: Arc<dyn Hypervisor>,
-        resolver: Option<Arc<dyn Resolver>>,
-        dirs: Dirs,
-        progress: Progress,
-        inspector: Option<Inspector>,
-    ) -> Arc<Self> {
+    pub(crate) fn new(owned: Owned, dirs: Dirs, means: Means) -> Arc<Self> {
+        let Means {
+            hypervisor,
+            resolver,
+            inspector,
+            progress,
+        } = means;
         let log = owned.folder.join("events.jsonl");
         let policy = &owned.record.spec.network;
         let (proxy, logging) = network::proxy(policy, resolver, inspector.as_ref(), log);

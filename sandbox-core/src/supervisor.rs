@@ -18,7 +18,7 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufRead
 use crate::control::{self, Answers};
 use crate::host::default_hypervisor;
 use crate::lifecycle::Lifetime;
-use crate::owner::Owner;
+use crate::owner::{Means, Owner};
 use crate::sandbox::blocking;
 use crate::spec::Spec;
 use crate::state::Store;
@@ -172,8 +172,13 @@ async fn start(job: &Job) -> Result<(Arc<Owner>, Answers), Error> {
         }
         Err(error) => return Err(error),
     };
-    let (dirs, silent) = (job.dirs.clone(), Progress::silent());
-    let owner = Owner::new(owned, hypervisor, None, dirs, silent, inspector);
+    let means = Means {
+        hypervisor,
+        resolver: None,
+        inspector,
+        progress: Progress::silent(),
+    };
+    let owner = Owner::new(owned, job.dirs.clone(), means);
     // Until it runs, what was created goes with the owner.
     owner.set_fleeting(created);
     owner.start().await?;

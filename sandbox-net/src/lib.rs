@@ -63,6 +63,7 @@
 //! - An allowed host can be sent anything, and can answer with anything. Allow hosts that nobody else can write to.
 //! - Lookups of allowed names carry what the sandbox puts in them, below an allowed wildcard for one. They are made
 //!   when a connection is, never for a lookup inside alone, and nothing but the number of connections paces them.
+//! - An upgrade to WebSocket on plain HTTP passes to allowed hosts, and what it carries is not looked at.
 //! - Other protocols than HTTP and TLS pass only where a rule names their port, and unseen.
 
 #[cfg(feature = "proxy")]

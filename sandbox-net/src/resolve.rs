@@ -9,11 +9,12 @@
 //! so their number is bounded, and one that outlives its time-out keeps its place until the system gives up.
 
 use std::{
+    collections::HashMap,
     fmt::Debug,
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs, UdpSocket},
-    sync::Arc,
-    time::Duration,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
@@ -38,6 +39,57 @@ pub trait Resolver: Debug + Send + Sync + 'static {
     ///
     /// What kept the answer from being learned; the connection is then denied.
     async fn resolve(&self, name: &HostName) -> Result<Vec<IpAddr>, Error>;
+
+    /// Tells whether an address is this host's own; not for embedders to change.
+    #[doc(hidden)]
+    fn is_own(&self, address: IpAddr) -> bool {
+        is_own(address)
+    }
+}
+
+/// How long the proxy remembers which addresses are the host's own: asking takes several system calls, and a
+/// busy client asks for the same few thousands of times a second. An address that the host got counts after this.
+const OWN_FOR: Duration = Duration::from_millis(200);
+/// How many are remembered.
+const OWN_MOST: usize = 256;
+
+/// A resolver that remembers for a moment which addresses are the host's own.
+#[derive(Debug)]
+pub(crate) struct Remembering {
+    resolver: Arc<dyn Resolver>,
+    own: Mutex<HashMap<IpAddr, (bool, Instant)>>,
+}
+
+impl Remembering {
+    pub(crate) fn new(resolver: Arc<dyn Resolver>) -> Self {
+        Self {
+            resolver,
+            own: Mutex::default(),
+        }
+    }
+}
+
+#[async_trait]
+impl Resolver for Remembering {
+    async fn resolve(&self, name: &HostName) -> Result<Vec<IpAddr>, Error> {
+        self.resolver.resolve(name).await
+    }
+
+    fn is_own(&self, address: IpAddr) -> bool {
+        let now = Instant::now();
+        let mut own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((is_own, since)) = own.get(&address)
+            && now.duration_since(*since) < OWN_FOR
+        {
+            return *is_own;
+        }
+        let is_own = self.resolver.is_own(address);
+        if own.len() >= OWN_MOST {
+            own.clear();
+        }
+        own.insert(address, (is_own, now));
+        is_own
+    }
 }
 
 /// The operating system's resolver.
@@ -94,7 +146,7 @@ impl Resolver for SystemResolver {
 /// A table of names, for tests and for sandboxes whose world is known.
 #[derive(Debug, Clone, Default)]
 pub struct FixedResolver {
-    names: std::collections::HashMap<HostName, Vec<IpAddr>>,
+    names: HashMap<HostName, Vec<IpAddr>>,
 }
 
 impl FixedResolver {
@@ -131,7 +183,7 @@ pub(crate) async fn candidates(
     let mut candidates: Vec<Candidate> = Vec::with_capacity(addresses.len());
     for address in addresses {
         if candidates.iter().all(|known| known.address != address) {
-            candidates.push(Candidate::new(address, is_own(address)));
+            candidates.push(Candidate::new(address, resolver.is_own(address)));
         }
     }
     Ok(candidates)
@@ -185,6 +237,40 @@ mod tests {
         assert!(is_its_own_source(Ipv4Addr::LOCALHOST.into()));
         assert!(!is_own("8.8.8.8".parse().unwrap()));
         assert!(!is_its_own_source("8.8.8.8".parse().unwrap()));
+    }
+
+    /// Says what is the host's own by a switch, and counts the questions.
+    #[derive(Debug, Default)]
+    struct Switched {
+        own: std::sync::atomic::AtomicBool,
+        asked: std::sync::atomic::AtomicUsize,
+    }
+
+    #[async_trait]
+    impl Resolver for Switched {
+        async fn resolve(&self, _: &HostName) -> Result<Vec<IpAddr>, Error> {
+            Ok(Vec::new())
+        }
+
+        fn is_own(&self, _: IpAddr) -> bool {
+            self.asked.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            self.own.load(std::sync::atomic::Ordering::SeqCst)
+        }
+    }
+
+    #[test]
+    fn e28_an_address_that_the_host_got_is_its_own_a_moment_later() {
+        let switched = Arc::new(Switched::default());
+        let remembering = Remembering::new(Arc::clone(&switched) as _);
+        let address = "8.8.8.8".parse().unwrap();
+        assert!(!remembering.is_own(address));
+        assert!(!remembering.is_own(address));
+        assert_eq!(switched.asked.load(std::sync::atomic::Ordering::SeqCst), 1);
+        switched
+            .own
+            .store(true, std::sync::atomic::Ordering::SeqCst);
+        std::thread::sleep(OWN_FOR);
+        assert!(remembering.is_own(address));
     }
 
     #[tokio::test(start_paused = true)]

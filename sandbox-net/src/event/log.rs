@@ -44,16 +44,22 @@ impl LogFile {
     ///
     /// What the file system answers.
     pub fn open(path: impl Into<PathBuf>, limit: u64) -> Result<Self, Error> {
-        let path = path.into();
-        let (file, length) = open(&path)
-            .map_err(|source| Error::io(format!("open event log {}", path.display()), source))?;
-        Ok(Self {
-            path,
-            file: Some(file),
-            length,
+        let mut log = Self::at(path, limit);
+        let opened = log.opened();
+        let path = log.path.display();
+        opened.map_err(|source| Error::io(format!("open event log {path}"), source))?;
+        Ok(log)
+    }
+
+    /// Names a file that is opened with the first event; a failure then is told as any later one.
+    pub fn at(path: impl Into<PathBuf>, limit: u64) -> Self {
+        Self {
+            path: path.into(),
+            file: None,
+            length: 0,
             limit,
             lost: Lost::default(),
-        })
+        }
     }
 
     /// Writes every event down until there are no more. Dropping the future loses what was not written.
@@ -112,23 +118,32 @@ impl LogFile {
         gap
     }
 
+    fn opened(&mut self) -> io::Result<()> {
+        if self.file.is_none() {
+            let (file, length) = open(&self.path)?;
+            self.length = length;
+            self.file = Some(file);
+        }
+        Ok(())
+    }
+
     /// Writes whole lines or nothing.
     fn write(&mut self, lines: &[u8]) -> io::Result<()> {
+        if self.file.as_ref().is_some_and(is_removed) {
+            self.file = None;
+        }
+        self.opened()?;
         if self.length > 0 && self.length + lines.len() as u64 > self.limit {
             self.file = None;
             fs::rename(&self.path, set_aside(&self.path))?;
         }
-        let file = match &mut self.file {
-            Some(file) => file,
-            none => {
-                let (file, length) = open(&self.path)?;
-                self.length = length;
-                none.insert(file)
-            }
+        self.opened()?;
+        let (length, Some(file)) = (self.length, &mut self.file) else {
+            return Err(io::ErrorKind::NotFound.into());
         };
         if let Err(error) = file.write_all(lines) {
             // Half a line would spoil the next one. Should this fail too, the file is opened anew.
-            let cut = file.set_len(self.length);
+            let cut = file.set_len(length);
             if cut.is_err() {
                 self.file = None;
             }
@@ -137,6 +152,19 @@ impl LogFile {
         self.length += lines.len() as u64;
         Ok(())
     }
+}
+
+/// Whether a file has no name any more, so that what is written to it is lost.
+#[cfg(unix)]
+fn is_removed(file: &File) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    file.metadata().is_ok_and(|data| data.nlink() == 0)
+}
+
+/// An open file cannot be removed there.
+#[cfg(not(unix))]
+fn is_removed(_: &File) -> bool {
+    false
 }
 
 /// Returns where the file before this one is.
@@ -198,27 +226,27 @@ mod tests {
         log.append(&[event(0)]);
         log.file = Some(OpenOptions::new().append(true).open("/dev/full").unwrap());
         log.append(&[event(1), event(2)]);
-        log.append(&[event(3)]);
         // Room again.
-        log.file = None;
+        log.append(&[event(3)]);
         log.append(&[event(4)]);
         let lines = lines(&path);
-        assert_eq!(lines.len(), 3, "{lines:?}");
+        assert_eq!(lines.len(), 4, "{lines:?}");
         assert_eq!(lines[1]["kind"], "gap");
         assert_eq!(
             (&lines[1]["seq"], &lines[1]["missed"]),
-            (&1.into(), &3.into())
+            (&1.into(), &2.into())
         );
-        assert_eq!(lines[2]["seq"], 4);
+        assert_eq!((&lines[2]["seq"], &lines[3]["seq"]), (&3.into(), &4.into()));
     }
 
+    #[cfg(unix)]
     #[test]
-    fn a_file_that_was_moved_away_is_no_failure_and_a_folder_that_is_gone_is_a_gap() {
+    fn e82_what_was_decided_while_the_folder_was_gone_is_a_gap() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("deep").join("log.jsonl");
         assert!(LogFile::open(&path, 100).is_err());
         fs::create_dir(path.parent().unwrap()).unwrap();
-        let mut log = LogFile::open(&path, 60).unwrap();
+        let mut log = LogFile::open(&path, 1 << 20).unwrap();
         log.append(&[event(0)]);
         fs::remove_dir_all(path.parent().unwrap()).unwrap();
         log.append(&[event(1)]);

@@ -102,7 +102,12 @@ impl Inspector {
                 .as_ref()
                 .is_some_and(|held| held.is_granted(target))
         };
-        !names(&self.0.bypass, target) && (names(&self.0.inspect, target) || granted())
+        !self.is_bypassed(target) && (names(&self.0.inspect, target) || granted())
+    }
+
+    /// Tells whether connections to a target stay closed, whatever else says that they are to be opened.
+    pub fn is_bypassed(&self, target: &Target) -> bool {
+        names(&self.0.bypass, target)
     }
 
     /// Returns the authority that clients inside have to trust.

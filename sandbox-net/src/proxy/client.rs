@@ -69,6 +69,7 @@ impl Passed {
             hello: self.hello,
             request: self.request,
             approved: self.decision.approved,
+            opened: false,
             method: None,
         }
     }
@@ -93,7 +94,7 @@ impl Client {
         let (policy, generation) = watch.borrow_and_update().clone().into_parts();
         let road = Road {
             policy: &*policy,
-            resolver: &*self.shared.resolver,
+            resolver: &self.shared.resolver,
             approvals: self.shared.approvals.as_ref(),
         };
         let carriage = match request {
@@ -126,11 +127,15 @@ impl Client {
         })
     }
 
-    /// Returns who opens TLS to a target, if it is to be opened.
+    /// Returns who opens a tunnel's TLS, if it is to be opened: for a secret, by configuration, or because the
+    /// policy judges requests.
     #[cfg(feature = "inspect")]
-    pub(super) fn inspector(&self, target: &Target) -> Option<Inspector> {
+    pub(super) fn inspector(&self, tunnel: &Lease) -> Option<Inspector> {
         let inspector = self.shared.inspector.as_ref()?;
-        inspector.wants(target).then(|| inspector.clone())
+        let target = &tunnel.target;
+        let wanted =
+            inspector.wants(target) || (tunnel.needs_requests() && !inspector.is_bypassed(target));
+        wanted.then(|| inspector.clone())
     }
 
     /// Tells of this connection, if anybody listens; the event is made only then.

@@ -77,7 +77,7 @@ pub(super) async fn serve_captured(
 
 /// Serves a stream that was decrypted, to its end.
 #[cfg_attr(
-    not(feature = "inspect"),
+    not(any(feature = "inspect", test)),
     expect(dead_code, reason = "nothing decrypts tunnels")
 )]
 pub(super) async fn serve_inside(
@@ -149,7 +149,7 @@ pub(super) async fn run_tunnel<S: ByteStream + 'static>(
     (mut stream, early): (S, Vec<u8>),
 ) {
     #[cfg(feature = "inspect")]
-    if client.inspector(&tunnel.lease.target).is_some() {
+    if client.inspector(&tunnel.lease).is_some() {
         return inspected::run(client.clone(), tunnel, (Box::new(stream), early)).await;
     }
     tunnel.run(client, &mut stream, early).await;

@@ -9,6 +9,8 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::sync::watch;
 
 use super::meter::Meter;
+#[cfg(feature = "inspect")]
+use crate::policy::Host;
 use crate::{
     decide::{undecided, uninspected},
     policy::{
@@ -58,11 +60,26 @@ pub(crate) struct Lease {
     /// The one request of an exchange.
     pub(crate) request: Option<RequestLine>,
     pub(crate) approved: bool,
+    /// Whether the tunnel is opened, so that each of its requests is judged.
+    pub(crate) opened: bool,
     /// How the client asked for a tunnel; `None` if it was captured, or is none.
     pub(crate) method: Option<&'static str>,
 }
 
 impl Lease {
+    /// Tells whether the policy in force judges the requests of this tunnel, once its handshake names the target.
+    #[cfg(feature = "inspect")]
+    pub(crate) fn needs_requests(&self) -> bool {
+        let hello = match &self.target.host {
+            Host::Name(name) => Hello::Named(name.clone()),
+            Host::Address(_) => Hello::Unnamed,
+        };
+        let facts = Facts::new(&self.target, self.carriage).with_candidates(&self.candidates);
+        let policy = Arc::clone(&self.policy.borrow().policy);
+        let verdict = policy.judge(&facts.with_hello(&hello));
+        matches!(verdict, Verdict::Need(Need::Request { .. }))
+    }
+
     /// Judges the connection by the policy that is in force now. It is allowed only with the address it has.
     pub(crate) fn judge(&mut self) -> Result<Allow, Denial> {
         let (policy, generation) = self.policy.borrow_and_update().clone().into_parts();
@@ -81,6 +98,10 @@ impl Lease {
             Verdict::Allow(allow) if self.holds(&allow) => Ok(allow),
             Verdict::Allow(_) | Verdict::Need(Need::Addresses | Need::Hello { .. }) => {
                 Err(undecided())
+            }
+            Verdict::Need(Need::Request { addresses }) if self.opened && self.request.is_none() => {
+                let allow = Allow::new(addresses);
+                self.holds(&allow).then_some(allow).ok_or_else(undecided)
             }
             Verdict::Need(Need::Request { .. }) => Err(uninspected()),
             Verdict::Deny(denial) => Err(denial),

@@ -75,7 +75,7 @@ use crate::{
     approval::Approvals,
     event::{Event, Events, Kind, Subscription},
     policy::EgressPolicy,
-    resolve::{Resolver, SystemResolver},
+    resolve::{Remembering, Resolver, SystemResolver},
 };
 
 /// How long the answer to a connection that is one too many may take to be written.
@@ -102,7 +102,7 @@ pub struct Proxy(Arc<Shared>);
 /// What the connections of one proxy share.
 struct Shared {
     policy: watch::Sender<InForce>,
-    resolver: Arc<dyn Resolver>,
+    resolver: Remembering,
     approvals: Option<Approvals>,
     connector: Arc<dyn Connector>,
     pool: Arc<Pool>,
@@ -319,7 +319,7 @@ impl ProxyBuilder {
                 policy: self.policy,
                 generation: 0,
             }),
-            resolver,
+            resolver: Remembering::new(resolver),
             approvals: self.approvals,
             connector: Arc::new(Direct),
             pool: Arc::new(Pool::new(self.limits.waiting)),

@@ -7,6 +7,7 @@
 
 mod support;
 
+mod answers;
 mod captured;
 mod exchange;
 mod guest;

@@ -172,6 +172,14 @@ mod tls {
     }
 
     #[tokio::test]
+    async fn e16_connect_inside_a_tunnel_is_no_handshake() {
+        let nested = b"CONNECT evil.test:443 HTTP/1.1\r\nHost: evil.test\r\n\r\n";
+        let (reached, read, event) = tunnel("app.test:443", nested).await;
+        assert!(reached.is_empty() && read.is_empty());
+        assert_eq!(event.reason.as_deref(), Some("not-tls"));
+    }
+
+    #[tokio::test]
     async fn the_targets_own_name_passes_and_its_bytes_arrive_unchanged() {
         let hello = client_hello(Some("APP.test"));
         let (reached, read, event) = tunnel("app.test:443", &hello).await;

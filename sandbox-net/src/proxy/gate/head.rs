@@ -11,10 +11,9 @@ pub(super) fn read_request(head: &[u8]) -> Result<State, &'static str> {
     let next = framing.state(version)?.unwrap_or(State::Head);
     match (connect, framing.upgrade) {
         (true, _) => Ok(State::Passing),
-        // What the connection becomes may begin right behind the head.
+        // What the connection becomes may begin right behind the head. Nothing is upgraded by a request with a body.
         (false, true) if next == State::Head => Ok(State::Passing),
-        (false, true) => Err("a request to upgrade has a body"),
-        (false, false) => Ok(next),
+        (false, _) => Ok(next),
     }
 }
 

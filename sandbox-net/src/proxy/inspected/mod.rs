@@ -52,7 +52,7 @@ pub(super) fn run(
     stream: (BoxStream, Vec<u8>),
 ) -> Pin<Box<dyn Future<Output = ()> + Send>> {
     Box::pin(async move {
-        if let Some(inspector) = client.inspector(&tunnel.lease.target) {
+        if let Some(inspector) = client.inspector(&tunnel.lease) {
             open(&client, (tunnel, inspector), stream).await;
         }
     })
@@ -68,6 +68,7 @@ async fn open(
         upstream,
         ..
     } = tunnel;
+    lease.opened = true;
     let first = match admit(client, &mut lease, (&mut stream, early)).await {
         Ok(first) => first,
         Err(denial) => return deny(client, &lease, &denial),

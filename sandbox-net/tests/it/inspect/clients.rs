@@ -72,18 +72,22 @@ impl Inside {
     }
 }
 
-fn is_there(program: &str) -> bool {
+/// Fails without a program that the test is about: `scripts/setup test` installs it.
+fn require(program: &str) {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let is_there =
         std::env::split_paths(&path).any(|folder| Path::new(&folder).join(program).exists());
-    if !is_there {
-        eprintln!("skipped: there is no {program} on this machine");
-    }
-    is_there
+    assert!(
+        is_there,
+        "there is no {program} on this machine: scripts/setup test"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn e75_clients_trust_the_authority_by_their_own_variables() {
+    for program in ["curl", "python3", "node", "git"] {
+        require(program);
+    }
     let site = Site::mirror(&["h2", "http/1.1"], Flaw::None).await;
     let sandbox = Sandbox::new(&site, &[]).await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -92,39 +96,33 @@ async fn e75_clients_trust_the_authority_by_their_own_variables() {
     tokio::spawn(async move { proxy.listen(listener).await });
     let host = sandbox.target.as_str();
     let url = |path: &str| format!("https://{host}{path}");
-    if is_there("curl") {
-        inside.run("curl", &["-fsS", &url("/curl")]).await.unwrap();
-        // Without its variable a client does not: it is what the variable does.
-        let without = format!(
-            "unset CURL_CA_BUNDLE SSL_CERT_FILE; curl -fsS {}",
-            url("/x")
-        );
-        let stranger = inside.run("sh", &["-c", &without]).await;
-        assert!(stranger.unwrap_err().contains("certificate"));
-    }
-    if is_there("python3") {
-        inside
-            .run("python3", &["-c", PYTHON, host, "/python"])
-            .await
-            .unwrap();
-    }
-    if is_there("node") {
-        inside
-            .run("node", &["-e", NODE, host, "/node"])
-            .await
-            .unwrap();
-    }
-    if is_there("git") {
-        let said = inside
-            .run("git", &["ls-remote", &url("/git")])
-            .await
-            .unwrap_err();
-        assert!(
-            !said.contains("certificate"),
-            "it is no repository, and that is all: {said}"
-        );
-    }
-    if std::env::var_os("SANDBOX_SLOW").is_some() && is_there("javac") {
+    inside.run("curl", &["-fsS", &url("/curl")]).await.unwrap();
+    // Without its variable a client does not: it is what the variable does.
+    let without = format!(
+        "unset CURL_CA_BUNDLE SSL_CERT_FILE; curl -fsS {}",
+        url("/x")
+    );
+    let stranger = inside.run("sh", &["-c", &without]).await;
+    assert!(stranger.unwrap_err().contains("certificate"));
+    inside
+        .run("python3", &["-c", PYTHON, host, "/python"])
+        .await
+        .unwrap();
+    inside
+        .run("node", &["-e", NODE, host, "/node"])
+        .await
+        .unwrap();
+    let said = inside
+        .run("git", &["ls-remote", &url("/git")])
+        .await
+        .unwrap_err();
+    assert!(
+        !said.contains("certificate"),
+        "it is no repository, and that is all: {said}"
+    );
+    let slow = std::env::var_os("SANDBOX_SLOW").is_some();
+    if slow {
+        require("javac");
         let source = inside.folder.path().join("Client.java");
         std::fs::write(&source, JAVA).unwrap();
         inside
@@ -134,13 +132,8 @@ async fn e75_clients_trust_the_authority_by_their_own_variables() {
     }
     let heads = site.heads();
     for path in ["/curl", "/python", "/node", "/git", "/java"] {
-        let program = path
-            .trim_start_matches('/')
-            .replace("python", "python3")
-            .replace("java", "javac");
-        let slow = path == "/java" && std::env::var_os("SANDBOX_SLOW").is_none();
         let came = heads.iter().any(|head| head.contains(path));
-        assert!(came || slow || !is_there(&program), "{path}: {heads:?}");
+        assert_eq!(came, slow || path != "/java", "{path}: {heads:?}");
     }
     assert!(!heads.iter().any(|head| head.contains("/x ")));
 }

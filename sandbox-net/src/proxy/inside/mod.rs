@@ -149,3 +149,6 @@ pub(super) fn authority_value(target: &Target) -> String {
         (Host::Name(_) | Host::Address(_), _) => target.to_string(),
     }
 }
+
+#[cfg(test)]
+mod tests;
