@@ -36,6 +36,10 @@ pub(super) trait Connector: Debug + Send + Sync + 'static {
 /// A target and those of its addresses that may be dialled.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Judged<'a> {
+    #[cfg_attr(
+        not(feature = "inspect"),
+        allow(dead_code, reason = "only TLS asks for the name")
+    )]
     pub(super) target: &'a Target,
     pub(super) addresses: &'a [Allowed<SocketAddr>],
 }

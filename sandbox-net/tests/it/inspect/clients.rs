@@ -72,6 +72,7 @@ impl Inside {
     }
 }
 
+#[allow(clippy::print_stderr, reason = "a check that is skipped says so")]
 fn is_there(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let is_there =
