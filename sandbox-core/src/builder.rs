@@ -251,7 +251,7 @@ impl SandboxBuilder {
             Some(hypervisor) => hypervisor,
             None => default_hypervisor(&dirs, helper::path(&dirs.cache)?, self.progress.clone())?,
         };
-        let inspector = spec.inspection.begin(self.values).await?;
+        let inspector = spec.inspection.begin(&spec.network, self.values).await?;
         let owned = take_name(&store, &name, Lifetime::Attached, spec).await?;
         let means = Means {
             hypervisor,

@@ -164,7 +164,8 @@ async fn start(job: &Job) -> Result<(Arc<Owner>, Answers), Error> {
         None => store.adopt(&name),
     })
     .await?;
-    let inspector = match owned.record.spec.inspection.begin(Vec::new()).await {
+    let spec = &owned.record.spec;
+    let inspector = match spec.inspection.begin(&spec.network, Vec::new()).await {
         Ok(inspector) => inspector,
         Err(error) if created => {
             blocking(move || owned.remove()).await?;

@@ -118,7 +118,8 @@ impl Road<'_> {
 ///
 /// The text is a URL, `host:port` or `host` (port 443); before a URL a method may stand, as in
 /// `POST http://example.com/x`, else it is GET. The name is looked up if the policy allows the name. For a tunnel
-/// the client is taken to be honest: its TLS handshake names the target.
+/// the client is taken to be honest: its TLS handshake names the target. Where a rule judges requests, that of an
+/// `https` URL is judged as a proxy does that opens TLS to see it.
 ///
 /// # Errors
 ///
@@ -137,7 +138,8 @@ pub async fn check(
     let ask = Ask {
         target: &target,
         carriage,
-        request: request.as_ref(),
+        // That of a tunnel is seen only inside.
+        request: request.as_ref().filter(|_| carriage == Carriage::Http),
     };
     let decision = road.decide(ask).await;
     if !matches!(decision.verdict, Verdict::Need(Need::Hello { .. })) {
@@ -151,7 +153,13 @@ pub async fn check(
         .facts()
         .with_candidates(&decision.candidates)
         .with_hello(&hello);
-    Ok(ended(policy.judge(&facts)))
+    let verdict = match (policy.judge(&facts), &request) {
+        (Verdict::Need(Need::Request { .. }), Some(request)) => {
+            policy.judge(&facts.with_request(request))
+        }
+        (verdict, _) => verdict,
+    };
+    Ok(ended(verdict))
 }
 
 /// What comes of a verdict when there is nothing more to learn.
@@ -163,7 +171,7 @@ fn ended(verdict: Verdict) -> Verdict {
     }
 }
 
-/// Reads what people type when they ask about a target. The request of a tunnel is not known, since it is inside TLS.
+/// Reads what people type when they ask about a target. Without a URL there is no request.
 fn read(text: &str) -> Result<(Target, Carriage, Option<RequestLine>), Error> {
     let wrong = |reason| Error::invalid(format!("read target `{}`", text.escape_debug()), reason);
     let (method, url) = match text.split_once(' ') {
@@ -186,7 +194,7 @@ fn read(text: &str) -> Result<(Target, Carriage, Option<RequestLine>), Error> {
     let target = Target::parse_with_default_port(&rest[..end], port)?;
     // What stands behind `#` never leaves a client.
     let path = rest[end..].split('#').next().unwrap_or_default();
-    let request = (carriage == Carriage::Http).then(|| RequestLine::new(method, path));
+    let request = (url.len() != rest.len()).then(|| RequestLine::new(method, path));
     Ok((target, carriage, request))
 }
 
@@ -294,7 +302,9 @@ mod tests {
                 "http://example.com/api/%2e%2e/admin",
                 Some(Reason::Ambiguous),
             ),
-            ("https://example.com/api/x", Some(Reason::Uninspected)),
+            ("https://example.com/api/x", None),
+            ("https://example.com/admin", Some(Reason::Request)),
+            ("POST https://example.com/api/x", Some(Reason::Request)),
             ("example.com:443", Some(Reason::Uninspected)),
         ] {
             assert_eq!(reason(&rules, text).await, expected, "{text}");

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use rcgen::{CertificateParams, KeyPair};
 use rustls::pki_types::PrivateKeyDer;
 use sandbox_core::net::credentials::{Credential, Grant, Place as Stands, Secret, Source};
-use sandbox_core::{ErrorKind, NetworkPolicy};
+use sandbox_core::{ErrorKind, Limits, NetworkPolicy};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
@@ -66,19 +66,14 @@ fn credential(port: u16, source: Source) -> Credential {
 }
 
 /// Every file below a folder that has the value in it.
-fn search(folder: &Path, found: &mut Vec<String>) {
-    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-        let path = entry.path();
-        if path.is_dir() {
-            search(&path, found);
-        } else if let Ok(bytes) = std::fs::read(&path)
-            && bytes
-                .windows(VALUE.len())
-                .any(|window| window == VALUE.as_bytes())
-        {
-            found.push(path.display().to_string());
-        }
-    }
+fn search(folder: &Path) -> String {
+    let grep = std::process::Command::new("grep")
+        .args(["-rlaF", VALUE])
+        .arg(folder)
+        .output()
+        .unwrap();
+    assert!(grep.status.code() < Some(2), "{grep:?}");
+    String::from_utf8(grep.stdout).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -93,6 +88,7 @@ async fn e65_e75_programs_send_placeholders_and_hosts_get_values() {
     let sandbox = place
         .microvm()
         .network(rules)
+        .limits(Limits::default().disk_mib(256))
         .secret(credential(port, source))
         .root_certificates(root)
         .create()
@@ -132,11 +128,15 @@ async fn e65_e75_programs_send_placeholders_and_hosts_get_values() {
     );
     let log = std::fs::read_to_string(sandbox.network_log()).unwrap();
     assert!(log.contains(r#""credential":"api""#), "{log}");
-    let mut found = Vec::new();
     for folder in [&place.dirs.state, &place.dirs.runtime] {
-        search(folder, &mut found);
+        assert_eq!(search(folder), "", "the value is written down");
+        std::fs::write(folder.join("control"), VALUE).unwrap();
+        assert!(
+            search(folder).contains("control"),
+            "the search finds what is there"
+        );
+        std::fs::remove_file(folder.join("control")).unwrap();
     }
-    assert!(found.is_empty(), "the value is written down: {found:?}");
     sandbox.remove().await.unwrap();
 }
 

@@ -212,6 +212,17 @@ impl RuleSet {
     pub fn limits(&self) -> Option<&[Clause]> {
         self.limit.as_deref()
     }
+
+    /// Tells whether any rule names methods or paths: over TLS, its host can be reached only where TLS is opened.
+    pub fn judges_requests(&self) -> bool {
+        let lists = [
+            &self.allow[..],
+            &self.block,
+            self.limits().unwrap_or_default(),
+        ];
+        let mut rules = lists.into_iter().flatten();
+        rules.any(|rule| rule.requests().is_some())
+    }
 }
 
 impl EgressPolicy for RuleSet {

@@ -38,7 +38,7 @@ pub(super) trait Connector: Debug + Send + Sync + 'static {
 pub(super) struct Judged<'a> {
     #[cfg_attr(
         not(feature = "inspect"),
-        expect(dead_code, reason = "only TLS and other proxies need it")
+        allow(dead_code, reason = "only TLS asks for the name")
     )]
     pub(super) target: &'a Target,
     pub(super) addresses: &'a [Allowed<SocketAddr>],

@@ -4,15 +4,19 @@ use std::sync::Arc;
 
 use http::{Request, Response};
 use http_body_util::BodyExt;
+use rustls::pki_types::ServerName;
 use sandbox_net::{
-    credentials::{Secret, Source},
+    Proxy,
+    credentials::{Credentials, Secret, Source},
     event::{Decided, Kind},
-    policy::RuleSet,
+    inspect::Inspector,
+    policy::{Requests, RuleSet},
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio_rustls::TlsConnector;
 
-use super::support::{Flaw, Sandbox, Site, VALUE, full};
-use crate::support::{ask, body, next, read_head, within};
+use super::support::{Flaw, Sandbox, Site, VALUE, full, trusting};
+use crate::support::{Rebinding, allowing, ask, body, client, connect, next, read_head, within};
 
 /// Sends text and reads to the end of the connection.
 async fn send(sandbox: &Sandbox, request: &str) -> String {
@@ -390,4 +394,50 @@ async fn e49_a_policy_change_cuts_an_opened_connection() {
     // The exchange before has an end of its own.
     while next(&mut events, Kind::End).await.verdict != Some(Decided::Deny) {}
     assert!(within(sender.send_request(request())).await.is_err());
+}
+
+#[tokio::test]
+async fn e58_a_rule_for_requests_opens_tls_and_judges_each_request() {
+    let site = Site::mirror(&["h2", "http/1.1"], Flaw::None).await;
+    let nobody = Credentials::load([]).await.unwrap();
+    let sandbox = Sandbox::with(&site, nobody);
+    let reads = Requests::new().methods(["GET"]).unwrap();
+    let reads = reads.paths(["/x/**"]).unwrap();
+    let port = site.address.port();
+    let opening = allowing(&[format!("127.0.0.1/32:{port}")]);
+    let rules = opening.allow_requests(&site.host(), reads).unwrap();
+    sandbox.proxy.set_policy(Arc::new(rules));
+
+    let get = |path: &str| GET.replace("/x?y=1", path) + "\r\n";
+    let answer = send(&sandbox, &get("/x/1")).await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let answer = send(&sandbox, &get("/admin")).await;
+    assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
+    let answer = send(&sandbox, &get("/x/../admin")).await;
+    assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+    let answer = send(&sandbox, &get("/x/1").replace("GET", "DELETE")).await;
+    assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
+    assert_eq!(site.heads().len(), 1, "{:?}", site.heads());
+}
+
+#[tokio::test]
+async fn e76_a_rule_for_requests_does_not_open_what_is_to_stay_closed() {
+    let site = Site::mirror(&["http/1.1"], Flaw::None).await;
+    let reads = Requests::new().methods(["GET"]).unwrap();
+    let opening = allowing(&[format!("127.0.0.1/32:{}", site.address.port())]);
+    let rules = opening.allow_requests(&site.host(), reads).unwrap();
+    let inspector = Inspector::builder().bypass(&site.host()).unwrap();
+    let proxy = Proxy::builder(Arc::new(rules))
+        .resolver(Rebinding::new(&["127.0.0.1"]))
+        .inspector(inspector.without_system_roots().build().unwrap())
+        .build();
+    let mut events = proxy.subscribe();
+    let mut stream = client(&proxy);
+    connect(&mut stream, &site.host()).await;
+    let config = trusting(&site.root, &["http/1.1"]);
+    let name = ServerName::try_from("api.test").unwrap();
+    let shaken = TlsConnector::from(Arc::new(config)).connect(name, stream);
+    assert!(within(shaken).await.is_err());
+    let event = next(&mut events, Kind::Decision).await;
+    assert_eq!(event.reason.as_deref(), Some("uninspected"));
 }
