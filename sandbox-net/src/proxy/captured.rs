@@ -193,27 +193,41 @@ fn judge_name(client: &Client, name: &str) -> Answer {
         }
     };
     let policy = Arc::clone(&shared.policy.borrow().policy);
-    let known = may_be_known(&*policy, name.clone());
+    let known = may_be_known(&*policy, name.clone(), shared.approvals.is_some());
     client.emit(Kind::Lookup, |event| {
         let event = event.with_name(&name);
         match &known {
-            Ok(()) => event.with_allow(None),
+            Ok(Known::Allowed) => event.with_allow(None),
+            Ok(Known::Askable) => {
+                let text = "somebody is asked once it is connected to";
+                event.with_allow(None).with_reason("approval", text)
+            }
             Err(denial) => event.with_denial(denial),
         }
     });
     match known {
-        Ok(()) => Answer::Allowed,
+        Ok(_) => Answer::Allowed,
         Err(_) => Answer::Denied,
     }
+}
+
+/// Why a name may be known inside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Known {
+    /// Something at it may be connected to.
+    Allowed,
+    /// Something at it can be approved, for which it has to be connected to.
+    Askable,
 }
 
 /// Asks the policy whether anything at a name may be connected to, in a way that is captured.
 ///
 /// # Errors
 ///
-/// The denial for port 443, if every port is denied.
-fn may_be_known(policy: &dyn EgressPolicy, name: HostName) -> Result<(), Denial> {
+/// The denial for port 443, if every port is denied for good.
+fn may_be_known(policy: &dyn EgressPolicy, name: HostName, can_ask: bool) -> Result<Known, Denial> {
     let mut first_denial = None;
+    let mut askable = false;
     let mut target = Target::new(Host::Name(name), HTTPS);
     // Most names are for port 443, and that denial says most.
     let ports = captured_ports(policy).into_iter();
@@ -223,15 +237,22 @@ fn may_be_known(policy: &dyn EgressPolicy, name: HostName) -> Result<(), Denial>
             HTTP => Carriage::Http,
             _ => Carriage::Tunnel,
         };
-        let denial = match policy.judge(&Facts::new(&target, carriage)) {
-            Verdict::Need(Need::Addresses) => return Ok(()),
+        let facts = Facts::new(&target, carriage);
+        let denial = match policy.judge(&facts) {
+            Verdict::Need(Need::Addresses) => return Ok(Known::Allowed),
             Verdict::Deny(denial) => denial,
             // A policy that would connect before it has seen an address is taken to deny, as everywhere.
             _ => undecided(),
         };
+        askable |= can_ask
+            && denial.is_implicit()
+            && policy.judge(&facts.with_approval()) == Verdict::Need(Need::Addresses);
         first_denial.get_or_insert(denial);
     }
-    Err(first_denial.unwrap_or_else(undecided))
+    match askable {
+        true => Ok(Known::Askable),
+        false => Err(first_denial.unwrap_or_else(undecided)),
+    }
 }
 
 #[cfg(test)]
@@ -275,14 +296,18 @@ mod tests {
     #[test]
     fn e50_a_name_is_known_if_any_of_its_ports_is_allowed() {
         let rules = RuleSet::deny().allow("db.com:5432").unwrap();
-        assert!(may_be_known(&rules, name("db.com")).is_ok());
-        let denial = may_be_known(&rules, name("other.com")).unwrap_err();
+        assert!(may_be_known(&rules, name("db.com"), false).is_ok());
+        let denial = may_be_known(&rules, name("other.com"), false).unwrap_err();
         assert_eq!(denial.reason, Reason::NotAllowed);
+        // Where somebody can be asked, the name has to be connected to for that.
+        let known = may_be_known(&rules, name("other.com"), true);
+        assert_eq!(known, Ok(Known::Askable));
         let rules = RuleSet::open().block("evil.com").unwrap();
-        assert!(may_be_known(&rules, name("good.com")).is_ok());
-        let denial = may_be_known(&rules, name("evil.com")).unwrap_err();
+        assert!(may_be_known(&rules, name("good.com"), false).is_ok());
+        assert!(may_be_known(&rules, name("evil.com"), true).is_err());
+        let denial = may_be_known(&rules, name("evil.com"), false).unwrap_err();
         assert_eq!(denial.reason, Reason::Blocked);
-        let denial = may_be_known(&rules, name("localhost")).unwrap_err();
+        let denial = may_be_known(&rules, name("localhost"), false).unwrap_err();
         assert_eq!(denial.reason, Reason::Localhost);
     }
 }
