@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -18,7 +18,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use crate::Error;
 use crate::channel::protocol::{
     Exec, ExecControl, ExecEvent, ExecId, Exit, Failure, FileReply, FileRequest, GuestOpen, Hello,
-    MAX_MESSAGE, MAX_OPEN, Open, Reply, Setup, Stdio, VERSIONS, Welcome,
+    MAX_MESSAGE, MAX_OPEN, Open, Prepared, Reply, Setup, Stdio, VERSIONS, Welcome,
 };
 use crate::channel::{Channel, Incoming, Side, Stream};
 
@@ -50,6 +50,7 @@ impl StreamOpener for Channel {
 pub struct Agent {
     opener: Arc<dyn StreamOpener>,
     incoming: Arc<tokio::sync::Mutex<Option<Incoming>>>,
+    prepared: Arc<OnceLock<Prepared>>,
 }
 
 impl Agent {
@@ -64,6 +65,7 @@ impl Agent {
         let agent = Self {
             opener: Arc::new(channel.clone()),
             incoming: Arc::new(tokio::sync::Mutex::new(Some(incoming))),
+            prepared: Arc::default(),
         };
         let hello = Hello {
             lowest: *VERSIONS.start(),
@@ -85,6 +87,7 @@ impl Agent {
         Self {
             opener,
             incoming: Arc::default(),
+            prepared: Arc::default(),
         }
     }
 
@@ -112,8 +115,16 @@ impl Agent {
     ///
     /// What the guest answers.
     pub async fn setup(&self, setup: &Setup) -> Result<(), Error> {
-        self.ask("prepare the guest", &Open::Setup(Box::new(setup.clone())))
-            .await
+        let open = Open::Setup(Box::new(setup.clone()));
+        let prepared = self.ask("prepare the guest", &open).await?;
+        // A guest is prepared once; what it said then stays.
+        self.prepared.set(prepared).ok();
+        Ok(())
+    }
+
+    /// Returns what came of [`Self::setup`] when it was asked for through this agent or a clone of it.
+    pub fn prepared(&self) -> Option<&Prepared> {
+        self.prepared.get()
     }
 
     /// Has the guest flush its disks and power off. The machine ends soon after.

@@ -236,6 +236,9 @@ pub struct Capabilities {
     /// Whether every process of a command can be killed, limited and accounted for, also one that left
     /// its session: the guest's kernel keeps commands in control groups.
     pub control_groups: bool,
+    /// Whether connections and name lookups of programs that know of no proxy can be led to the host. A
+    /// kernel may still lack what it takes: [`Agent::prepared`] tells.
+    pub capture: bool,
 }
 
 impl Capabilities {
@@ -249,6 +252,7 @@ impl Capabilities {
             users: true,
             disks: true,
             control_groups: true,
+            capture: true,
         }
     }
 }

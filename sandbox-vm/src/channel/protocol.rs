@@ -22,6 +22,7 @@
 #![allow(clippy::exhaustive_structs, clippy::exhaustive_enums)]
 
 use std::fmt;
+use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
 
 use sandbox_base::ErrorKind;
@@ -107,6 +108,38 @@ pub struct Setup {
     pub limits: Limits,
     /// TCP port on 127.0.0.1 where the agent takes connections for the service named.
     pub forward: Vec<Forward>,
+    /// Where connections go that programs make by themselves; `None` leaves them nowhere to go.
+    pub capture: Option<Capture>,
+}
+
+/// What the guest answers to [`Setup`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Prepared {
+    /// Why connections are not captured, where [`Setup::capture`] asked for it and the kernel or the wall
+    /// has no way. Text from the guest.
+    pub uncaptured: Option<String>,
+}
+
+/// Leads all connections that leave the machine to a service of the host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Capture {
+    /// The service outside.
+    pub service: String,
+    /// The network between the programs and the agent.
+    pub link: Link,
+    /// TCP ports to take from the beginning. Others are refused.
+    pub ports: Vec<u16>,
+}
+
+/// A network of two: the machine and the agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Link {
+    /// The machine's address.
+    pub address: Ipv4Addr,
+    /// The agent's, which is the gateway and answers name lookups.
+    pub gateway: Ipv4Addr,
+    /// The length of the network's prefix.
+    pub prefix: u8,
 }
 
 /// How a machine's root is made from its block devices.

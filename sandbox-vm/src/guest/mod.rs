@@ -9,9 +9,10 @@
 //! | [`init`] | the first moments of a machine: file systems, kernel modules, the port |
 //! | `agent` | the streams that the host opens, each handed to what answers it |
 //! | `setup` | root, mounts, name, clock, limits, as the host asks |
-//! | `process` | fork, exec and reap; the only `unsafe` code of the agent |
+//! | `process` | fork, exec and reap |
 //! | `exec` | one command with its streams, signals and time limit |
 //! | `group` | the control group of a command: who belongs to it, what killed it |
+//! | `network` | the one way out, and the namespace where it ends; `netlink` its messages |
 //! | `files` | reading, writing, packing and unpacking |
 //!
 //! The host is trusted here, as it must be: it owns the machine. Commands are not: nothing they do to
@@ -23,10 +24,13 @@ mod exec;
 mod files;
 mod group;
 pub mod init;
+mod netlink;
+mod network;
 mod port;
 mod process;
 mod services;
 mod setup;
 
 pub use agent::{Agent, Role};
-pub use services::{HostStreams, Services};
+pub use network::CaptureNet;
+pub use services::{Captured, HostStreams, Services, Serving};

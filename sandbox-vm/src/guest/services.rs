@@ -12,18 +12,38 @@ use futures::future::BoxFuture;
 use sandbox_base::frame::write_message;
 use tokio::net::TcpListener;
 
+use super::network::CaptureNet;
+
 use crate::channel::protocol::{GuestOpen, MAX_OPEN};
 use crate::channel::{Channel, Stream};
 
 type StreamHandler = Arc<dyn Fn(Stream) -> BoxFuture<'static, ()> + Send + Sync>;
 type ListenerHandler =
     Arc<dyn Fn(TcpListener, HostStreams) -> BoxFuture<'static, ()> + Send + Sync>;
+type CaptureHandler =
+    Arc<dyn Fn(Captured) -> BoxFuture<'static, io::Result<Serving>> + Send + Sync>;
+
+/// What goes on for as long as the machine runs.
+pub type Serving = BoxFuture<'static, ()>;
+
+/// What the handler of captured connections gets.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Captured {
+    /// The namespace where they arrive.
+    pub network: CaptureNet,
+    /// The TCP ports to take from the beginning.
+    pub ports: Vec<u16>,
+    /// The way to the host's service.
+    pub host: HostStreams,
+}
 
 /// The services that an agent offers, by name.
 #[derive(Clone, Default)]
 pub struct Services {
     streams: HashMap<String, StreamHandler>,
     listeners: HashMap<String, ListenerHandler>,
+    captures: HashMap<String, CaptureHandler>,
 }
 
 impl Services {
@@ -54,12 +74,28 @@ impl Services {
         self
     }
 
+    /// Takes all connections that leave the machine, for the host's service `name`. The handler's first
+    /// future resolves when programs may begin to connect.
+    #[must_use]
+    pub fn with_capture(
+        mut self,
+        name: impl Into<String>,
+        handler: impl Fn(Captured) -> BoxFuture<'static, io::Result<Serving>> + Send + Sync + 'static,
+    ) -> Self {
+        self.captures.insert(name.into(), Arc::new(handler));
+        self
+    }
+
     pub(crate) fn stream(&self, name: &str) -> Option<&StreamHandler> {
         self.streams.get(name)
     }
 
     pub(crate) fn listener(&self, name: &str) -> Option<&ListenerHandler> {
         self.listeners.get(name)
+    }
+
+    pub(crate) fn capture(&self, name: &str) -> Option<&CaptureHandler> {
+        self.captures.get(name)
     }
 }
 
@@ -68,6 +104,7 @@ impl fmt::Debug for Services {
         f.debug_struct("Services")
             .field("streams", &self.streams.keys())
             .field("listeners", &self.listeners.keys())
+            .field("captures", &self.captures.keys())
             .finish()
     }
 }

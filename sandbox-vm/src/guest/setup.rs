@@ -10,8 +10,11 @@ use tokio::net::TcpListener;
 
 use super::agent::{Role, Shared};
 use super::group;
-use super::services::HostStreams;
-use crate::channel::protocol::{Failure, FailureKind, Limits, Mount, Reply, Root, Setup};
+use super::network::{self, Making};
+use super::services::{Captured, HostStreams};
+use crate::channel::protocol::{
+    Capture, Failure, FailureKind, Limits, Mount, Prepared, Reply, Root, Setup,
+};
 
 /// What every command starts from.
 #[derive(Debug, Default)]
@@ -20,9 +23,18 @@ pub(crate) struct Settings {
     pub(crate) limits: Limits,
 }
 
+/// Where programs look for who answers their name lookups.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+
 /// Prepares the machine.
-pub(crate) async fn apply(agent: &Arc<Shared>, wanted: Setup) -> Reply<()> {
+pub(crate) async fn apply(agent: &Arc<Shared>, wanted: Setup) -> Reply<Prepared> {
+    let mut making = None;
     if agent.role == Role::FirstProcess {
+        // On a thread, while the root is put together.
+        making = wanted
+            .capture
+            .as_ref()
+            .map(|capture| Making::begin(&capture.link));
         prepare_place(&wanted)?;
     }
     for forward in &wanted.forward {
@@ -36,11 +48,61 @@ pub(crate) async fn apply(agent: &Arc<Shared>, wanted: Setup) -> Reply<()> {
         let streams = HostStreams::new(agent.session.clone(), forward.service.clone());
         tokio::spawn(handler(listener, streams));
     }
+    let mut prepared = Prepared::default();
+    if let Some(capture) = &wanted.capture {
+        let captured = match making {
+            Some(Ok(making)) => begin_capture(agent, capture, making).await,
+            Some(Err(error)) => Err(error),
+            None => Err(io::Error::other(
+                "a plain process has no network of its own",
+            )),
+        };
+        // Programs that know of the proxy do not need it.
+        prepared.uncaptured = captured.err().map(|error| error.to_string());
+    }
     agent.replace_settings(Settings {
         env: wanted.env,
         limits: wanted.limits,
     });
-    Ok(())
+    Ok(prepared)
+}
+
+/// Takes what leaves the machine from here on, and becomes who answers name lookups.
+async fn begin_capture(agent: &Arc<Shared>, wanted: &Capture, making: Making) -> io::Result<()> {
+    let handler = agent.services.capture(&wanted.service).ok_or_else(|| {
+        let message = format!("this agent cannot lead to {:?}", wanted.service);
+        io::Error::new(io::ErrorKind::Unsupported, message)
+    })?;
+    let captured = Captured {
+        network: making.made().await?,
+        ports: wanted.ports.clone(),
+        host: HostStreams::new(agent.session.clone(), wanted.service.clone()),
+    };
+    let serving = handler(captured).await?;
+    tokio::spawn(serving);
+    name_resolver(&format!("nameserver {}\n", wanted.link.gateway))
+}
+
+/// Writes who answers name lookups where programs look. What is there may be a link to somewhere that only
+/// its own system makes, so it is replaced, not written through. Over a root that cannot be written a folder
+/// is laid that holds this one file more.
+fn name_resolver(text: &str) -> io::Result<()> {
+    let fresh = "/etc/.resolv.conf.new";
+    match fs::write(fresh, text).and_then(|()| fs::rename(fresh, RESOLV_CONF)) {
+        Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => {}
+        done => return done,
+    }
+    let folder = "/run/sandbox/etc";
+    fs::create_dir_all(folder)?;
+    fs::write(format!("{folder}/resolv.conf"), text)?;
+    let options = c"lowerdir=/run/sandbox/etc:/etc";
+    Ok(mount(
+        "overlay",
+        "/etc",
+        "overlay",
+        MountFlags::RDONLY | MountFlags::NODEV,
+        Some(options),
+    )?)
 }
 
 fn prepare_place(wanted: &Setup) -> Reply<()> {
@@ -64,7 +126,7 @@ fn prepare_place(wanted: &Setup) -> Reply<()> {
             .map_err(|error| Failure::io("host name", &error.into()))?;
         name_machine(&wanted.hostname);
     }
-    loopback_up().map_err(|error| Failure::io("loopback interface", &error))?;
+    network::loopback_up().map_err(|error| Failure::io("loopback interface", &error))?;
     group::prepare(&wanted.limits).map_err(|error| Failure::io("control groups", &error))?;
     // The agent must outlive whatever its commands do to memory.
     fs::write("/proc/self/oom_score_adj", "-1000")
@@ -208,26 +270,4 @@ fn name_machine(name: &str) {
             format!("{:032x}\n", u128::from_ne_bytes(random)),
         ));
     }
-}
-
-/// Brings the loopback interface up, by one `RTM_NEWLINK` message (`man 7 rtnetlink`).
-fn loopback_up() -> io::Result<()> {
-    use rustix::net::{AddressFamily, SendFlags, SocketType, socket};
-    const RTM_NEWLINK: u16 = 16;
-    const NLM_F_REQUEST: u16 = 1;
-    const IFF_UP: u32 = 1;
-    const LOOPBACK_INDEX: i32 = 1;
-    let mut message = Vec::with_capacity(32);
-    message.extend(32u32.to_ne_bytes());
-    message.extend(RTM_NEWLINK.to_ne_bytes());
-    message.extend(NLM_F_REQUEST.to_ne_bytes());
-    message.extend([0; 8]); // sequence number, port
-    message.extend([0; 4]); // family, padding, device type
-    message.extend(LOOPBACK_INDEX.to_ne_bytes());
-    message.extend(IFF_UP.to_ne_bytes());
-    message.extend(IFF_UP.to_ne_bytes());
-    // Protocol 0 of this family is `NETLINK_ROUTE`.
-    let socket = socket(AddressFamily::NETLINK, SocketType::RAW, None)?;
-    rustix::net::send(&socket, &message, SendFlags::empty())?;
-    Ok(())
 }

@@ -48,6 +48,8 @@ pub fn virtio_guest() -> Vec<Wanted> {
         "virtio_rng",
         "virtio_balloon",
         "crc32c_generic",
+        // The way out for programs that know of no proxy.
+        "veth",
     ];
     let optional = optional.into_iter().map(Wanted::optional);
     required

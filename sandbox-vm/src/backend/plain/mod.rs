@@ -57,6 +57,8 @@ impl Hypervisor for Plain {
         capabilities.users = rustix::process::geteuid().is_root();
         capabilities.disks = false;
         capabilities.control_groups = false;
+        // Its network is the host's.
+        capabilities.capture = false;
         capabilities
     }
 
