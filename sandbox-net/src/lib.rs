@@ -78,6 +78,7 @@ mod proxy;
 pub mod registries;
 #[cfg(feature = "proxy")]
 pub mod resolve;
+mod wire;
 
 #[cfg(feature = "proxy")]
 pub use decide::check;
@@ -86,7 +87,7 @@ pub use error::Error;
 #[cfg(feature = "proxy")]
 pub use policy::EgressPolicy;
 #[cfg(feature = "proxy")]
-pub use proxy::{Limits, Proxy, ProxyBuilder};
+pub use proxy::{Limits, Proxy, ProxyBuilder, captured_ports};
 
 #[cfg(test)]
 mod testing_cases {

@@ -18,7 +18,7 @@ use tokio::sync::broadcast;
 
 pub use log::LogFile;
 
-use crate::policy::{Denial, Rule, Target};
+use crate::policy::{Denial, HostName, Rule, Target};
 
 /// Tells the time; [`SystemTime::now`] in production.
 pub type Clock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
@@ -30,6 +30,8 @@ pub type Clock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
 pub enum Kind {
     /// A connection or request was judged.
     Decision,
+    /// A name was asked for inside; it was judged, and not looked up.
+    Lookup,
     /// What was allowed has come to its end, with its byte counts.
     End,
     /// A request could not be read, or was ambiguous.
@@ -137,6 +139,11 @@ impl Event {
     pub(crate) fn with_target(mut self, target: &Target) -> Self {
         self.host = Some(target.host.to_string());
         self.port = Some(target.port);
+        self
+    }
+
+    pub(crate) fn with_name(mut self, name: &HostName) -> Self {
+        self.host = Some(name.to_string());
         self
     }
 

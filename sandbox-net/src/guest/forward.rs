@@ -1,7 +1,4 @@
-//! The half that runs inside the guest: connections to the proxy's address become streams to the host.
-//!
-//! It knows nothing of HTTP or of the policy, and nothing here has to be trusted: the guest could replace it, and
-//! would reach the same proxy by the same streams.
+//! The proxy's port inside: connections to it become streams to the host.
 
 use std::{
     convert::Infallible,
@@ -41,8 +38,27 @@ where
     F: Fn() -> S,
     S: Future<Output = io::Result<BoxStream>> + Send + 'static,
 {
+    accept(listener, move |stream| {
+        let opening = open();
+        async move {
+            if let Err(error) = carry(stream, opening).await {
+                tracing::debug!(%error, "a connection to the proxy broke");
+            }
+        }
+    })
+    .await
+}
+
+/// Accepts connections and serves each, so many at a time.
+pub(super) async fn accept<S>(
+    listener: TcpListener,
+    mut serve: impl FnMut(TcpStream) -> S,
+) -> io::Result<Infallible>
+where
+    S: Future<Output = ()> + Send + 'static,
+{
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let mut carrying = JoinSet::new();
+    let mut serving = JoinSet::new();
     loop {
         let place = Arc::clone(&places)
             .acquire_owned()
@@ -57,14 +73,12 @@ where
                     }
                     Err(error) => return Err(error),
                 },
-                Some(_) = carrying.join_next() => {}
+                Some(_) = serving.join_next() => {}
             }
         };
-        let opening = open();
-        carrying.spawn(async move {
-            if let Err(error) = carry(stream, opening).await {
-                tracing::debug!(%error, "a connection to the proxy broke");
-            }
+        let served = serve(stream);
+        serving.spawn(async move {
+            served.await;
             drop(place);
         });
     }

@@ -1,8 +1,8 @@
 //! One connection from the sandbox: its requests, and the tunnel that it may become.
 //!
-//! The same code serves what comes to the proxy's port and what was found inside a tunnel that was decrypted:
-//! a [`Front`] says how requests name their target. HTTP/1 passes a [gate](super::gate) first; HTTP/2 has one
-//! framing only, and bounds of its own here.
+//! The same code serves what comes to the proxy's port, what was captured, and what was found inside a tunnel
+//! that was decrypted: a [`Front`] says how requests name their target. HTTP/1 passes a [gate](super::gate)
+//! first; HTTP/2 has one framing only, and bounds of its own here.
 
 use std::{
     convert::Infallible,
@@ -36,7 +36,7 @@ use super::{
     tunnel::{self, Tunnel},
     upstream::{Protocol, Upload},
 };
-use crate::event::Kind;
+use crate::{event::Kind, policy::Target};
 
 /// How requests on a connection name their target.
 #[derive(Clone)]
@@ -45,6 +45,8 @@ pub(super) enum Front {
     Forward,
     /// As to an origin: all go to the one target of a decrypted tunnel.
     Inside(Arc<Inside>),
+    /// As to an origin: all go to where the connection was going before it was captured.
+    Captured(Arc<Target>),
 }
 
 /// What a connection becomes once hyper has let go of it.
@@ -60,6 +62,15 @@ pub(super) enum Successor {
 pub(super) async fn serve(shared: Arc<Shared>, id: u64, stream: impl ByteStream + 'static) {
     let client = Client::new(shared, id);
     serve_http1(&client, Front::Forward, stream).await;
+}
+
+/// Serves plain HTTP on a connection that was captured on its way to a target.
+pub(super) async fn serve_captured(
+    client: &Client,
+    target: Target,
+    stream: impl ByteStream + 'static,
+) {
+    serve_http1(client, Front::Captured(Arc::new(target)), stream).await;
 }
 
 /// Serves a stream that was decrypted, to its end.
@@ -190,6 +201,7 @@ impl Answering {
             (Some(what), _) => Err(Refusal::Malformed(what)),
             (None, Front::Forward) => request::read(&head),
             (None, Front::Inside(inside)) => inside.read(&head),
+            (None, Front::Captured(target)) => request::read_captured(&head, target),
         };
         match asked {
             Ok(Ask::Tunnel(target)) => {
@@ -204,7 +216,9 @@ impl Answering {
             Ok(Ask::Http(target)) => {
                 let request = Request::from_parts(head, Upload::Client(body));
                 match &self.front {
-                    Front::Forward => exchange::plain(&self.client, target, request).await,
+                    Front::Forward | Front::Captured(_) => {
+                        exchange::plain(&self.client, target, request).await
+                    }
                     Front::Inside(inside) => inside.forward(&self.client, request).await,
                 }
             }

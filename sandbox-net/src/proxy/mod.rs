@@ -12,6 +12,7 @@
 //! |---|---|
 //! | `connection` | one connection from the sandbox, served by hyper |
 //! | `client` | such a connection, to the code that judges and tells |
+//! | `captured`, `pace` | connections of programs that know of no proxy, and their name lookups |
 //! | `gate` | the bytes of messages: only what can be read in one way reaches hyper |
 //! | `request` | what a request's head asks for |
 //! | `tunnel`, `hello` | CONNECT; the name in the TLS ClientHello |
@@ -22,6 +23,7 @@
 //! | `pump` | bytes both ways |
 //! | `reply` | the proxy's own answers |
 
+mod captured;
 mod client;
 mod connection;
 mod exchange;
@@ -31,6 +33,7 @@ mod inside;
 mod lease;
 mod limits;
 mod meter;
+mod pace;
 mod pump;
 mod raw;
 mod reply;
@@ -42,7 +45,7 @@ use std::{
     convert::Infallible,
     fmt, io,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
@@ -57,8 +60,10 @@ use tokio::{
     time::timeout,
 };
 
+pub use captured::captured_ports;
 use lease::InForce;
 pub use limits::Limits;
+use pace::Pace;
 use upstream::{Connector, Direct, Pool, Settings};
 
 use crate::{
@@ -101,6 +106,7 @@ struct Shared {
     events: Events,
     places: Arc<Semaphore>,
     connections: AtomicU64,
+    lookups: Mutex<Pace>,
     /// What events call the sandbox.
     label: Option<Arc<str>>,
     /// Whether connections that wait for a request are to be closed.
@@ -304,6 +310,7 @@ impl ProxyBuilder {
             events: self.events,
             places: Arc::new(Semaphore::new(places)),
             connections: AtomicU64::new(0),
+            lookups: Mutex::default(),
             label: self.label,
             closing: watch::Sender::new(false),
         }))

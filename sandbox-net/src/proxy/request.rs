@@ -4,6 +4,9 @@
 //! any other method but TRACE. The URI alone says where
 //! it goes; `Host` is checked for being one well-formed value and then replaced (RFC 9112, 3.2.2).
 //!
+//! On a connection that was captured on its way to a host, requests are as that host would read them: in origin
+//! form with a `Host`, or in absolute form, and either has to name that very host and port.
+//!
 //! How long a request is, was settled by the gate before.
 
 use std::fmt;
@@ -31,7 +34,7 @@ pub(crate) enum Refusal {
     Malformed(&'static str),
     /// Its target cannot be read.
     Target(Error),
-    /// It is for another host than the tunnel that it came through.
+    /// It is for another host than the tunnel or the connection that it came through.
     Misdirected,
 }
 
@@ -54,7 +57,7 @@ impl fmt::Display for Refusal {
                 Some(reason) => write!(f, "{error}: {reason}"),
                 None => error.fmt(f),
             },
-            Self::Misdirected => f.write_str("the request is for another host than its tunnel"),
+            Self::Misdirected => f.write_str("the request is for another host than its connection"),
         }
     }
 }
@@ -91,6 +94,36 @@ fn read_absolute(uri: &Uri) -> Result<Ask, Refusal> {
             "this is a proxy: it takes CONNECT and absolute URIs",
         )),
     }
+}
+
+/// Reads the head of a request on a connection that was going to a host itself.
+///
+/// RFC 9112, 3.2: a server understands the absolute form, in which the URI counts, and the origin form, in which
+/// `Host` does. `OPTIONS *` is about the server itself, which is not ours to ask.
+pub(crate) fn read_captured(head: &Parts, captured: &Target) -> Result<Ask, Refusal> {
+    check_host(&head.headers)?;
+    match head.method {
+        Method::CONNECT => return Err(Refusal::Malformed("this is no proxy")),
+        Method::TRACE => return Err(Refusal::Malformed("TRACE is not forwarded")),
+        _ => {}
+    }
+    let ask = match head.uri.authority() {
+        Some(_) => read_absolute(&head.uri)?,
+        None if head.uri.path().starts_with('/') => host_of(&head.headers)
+            .map(Ask::Http)
+            .ok_or(Refusal::Malformed("there is no Host header"))?,
+        None => return Err(Refusal::Malformed("the request's target is no path")),
+    };
+    match ask == Ask::Http(captured.clone()) {
+        true => Ok(ask),
+        false => Err(Refusal::Misdirected),
+    }
+}
+
+/// Reads a `Host` that was checked.
+fn host_of(headers: &HeaderMap) -> Option<Target> {
+    let text = headers.get(header::HOST)?.to_str().ok()?;
+    Target::parse_with_default_port(text, 80).ok()
 }
 
 /// Refuses anything but at most one `Host` with one well-formed value.

@@ -1,7 +1,7 @@
-//! CONNECT: bytes both ways, once the client's first bytes say where they go.
+//! Tunnels, by CONNECT or captured: bytes both ways, once the client's first bytes say where they go.
 //!
-//! The order is: judge, look up, judge, connect, answer 200, read the ClientHello, judge once more, and only then
-//! send what was read. So an unreachable target is told by a 502, and a denied one never sees a byte.
+//! The order is: judge, look up, judge, connect, answer, read the ClientHello, judge once more, and only then
+//! send what was read. So an unreachable target is told at once, and a denied one never sees a byte.
 
 use std::{fmt, io, sync::Arc, time::Instant};
 
@@ -37,43 +37,29 @@ pub(super) struct Tunnel {
     allow: Option<Allow>,
     upstream: BoxStream,
     started: Instant,
+    /// How the client asked for it; `None` if it was captured.
+    method: Option<&'static str>,
+}
+
+/// Why there is no tunnel.
+#[derive(Debug)]
+pub(super) enum NotConnected {
+    Denied(Denial),
+    Unreachable(io::Error),
 }
 
 /// Opens a tunnel, as far as can be before the client has sent its first bytes, and answers CONNECT.
 pub(super) async fn open(client: &Client, target: Target, upgrade: OnUpgrade) -> Response<Body> {
-    let started = Instant::now();
-    let passed = match client.judge(&target, None).await {
-        Ok(passed) => passed,
-        Err(denial) => {
-            client.emit(Kind::Decision, |event| {
-                about(event, &target).with_denial(&denial)
-            });
-            return reply::denied(&target, &denial);
+    match Tunnel::to(client, &target, Some("CONNECT")).await {
+        Ok(tunnel) => {
+            client.set_successor((upgrade, Successor::Tunnel(Box::new(tunnel))));
+            reply::established()
         }
-    };
-    let to = Judged {
-        target: &target,
-        addresses: &passed.addresses,
-    };
-    let limit = client.shared.limits.connect_timeout;
-    let link = match client.shared.connector.connect(to, limit).await {
-        Ok(link) => link,
-        Err(error) => {
-            client.emit(Kind::Decision, |event| {
-                let event = about(event, &target).with_allow(None);
-                event.with_reason("connect", &error.to_string())
-            });
-            return reply::unreachable(&target, gateway(&error), "the host does not answer");
+        Err(NotConnected::Denied(denial)) => reply::denied(&target, &denial),
+        Err(NotConnected::Unreachable(error)) => {
+            reply::unreachable(&target, gateway(&error), "the host does not answer")
         }
-    };
-    let tunnel = Tunnel {
-        allow: passed.allow.clone(),
-        lease: passed.lease(target, Carriage::Tunnel, link.address),
-        upstream: link.stream,
-        started,
-    };
-    client.set_successor((upgrade, Successor::Tunnel(Box::new(tunnel))));
-    reply::established()
+    }
 }
 
 /// The status for a connection that could not be made.
@@ -84,11 +70,55 @@ pub(super) fn gateway(error: &io::Error) -> StatusCode {
     }
 }
 
-fn about(event: Event, target: &Target) -> Event {
-    event.with_target(target).with_request("CONNECT", None)
+fn about(event: Event, target: &Target, method: Option<&str>) -> Event {
+    let event = event.with_target(target);
+    match method {
+        Some(method) => event.with_request(method, None),
+        None => event,
+    }
 }
 
 impl Tunnel {
+    /// Judges a target and connects to it. What is decided already is told.
+    pub(super) async fn to(
+        client: &Client,
+        target: &Target,
+        method: Option<&'static str>,
+    ) -> Result<Self, NotConnected> {
+        let started = Instant::now();
+        let passed = match client.judge(target, None).await {
+            Ok(passed) => passed,
+            Err(denial) => {
+                client.emit(Kind::Decision, |event| {
+                    about(event, target, method).with_denial(&denial)
+                });
+                return Err(NotConnected::Denied(denial));
+            }
+        };
+        let to = Judged {
+            target,
+            addresses: &passed.addresses,
+        };
+        let limit = client.shared.limits.connect_timeout;
+        let link = match client.shared.connector.connect(to, limit).await {
+            Ok(link) => link,
+            Err(error) => {
+                client.emit(Kind::Decision, |event| {
+                    let event = about(event, target, method).with_allow(None);
+                    event.with_reason("connect", &error.to_string())
+                });
+                return Err(NotConnected::Unreachable(error));
+            }
+        };
+        Ok(Self {
+            allow: passed.allow.clone(),
+            lease: passed.lease(target.clone(), Carriage::Tunnel, link.address),
+            upstream: link.stream,
+            started,
+            method,
+        })
+    }
+
     /// Carries the tunnel to its end. Some of the client's bytes may have come already.
     pub(super) async fn run<S: ByteStream>(
         mut self,
@@ -100,7 +130,7 @@ impl Tunnel {
             Ok(first) => first,
             Err(denial) => {
                 client.emit(Kind::Decision, |event| {
-                    let event = about(event, &self.lease.target);
+                    let event = about(event, &self.lease.target, self.method);
                     event.with_address(self.lease.address).with_denial(&denial)
                 });
                 return;
@@ -146,7 +176,7 @@ impl Tunnel {
         match self.lease.judge() {
             Ok(allow) => {
                 client.emit(Kind::Decision, |event| {
-                    let event = about(event, &self.lease.target);
+                    let event = about(event, &self.lease.target, self.method);
                     let event = event.with_address(self.lease.address);
                     event.with_allow(allow.rule.as_ref())
                 });

@@ -7,6 +7,7 @@
 
 mod support;
 
+mod captured;
 mod exchange;
 mod guest;
 mod limits;

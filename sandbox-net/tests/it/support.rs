@@ -14,7 +14,10 @@ use async_trait::async_trait;
 use sandbox_net::{
     Error, Limits, Proxy,
     event::{Event, Kind, Subscription},
-    policy::{HostName, RuleSet},
+    policy::{
+        Allow, Allowed, Candidate, EgressPolicy, Facts, Floor, HostName, Need, Opening, RuleSet,
+        Verdict,
+    },
     resolve::Resolver,
 };
 use tokio::{
@@ -145,6 +148,47 @@ impl Resolver for Rebinding {
             .copied()
             .into_iter()
             .collect())
+    }
+}
+
+/// The rules' own judgement, dialled at the port where a test's origin is: ports 80 and 443 are not for ordinary
+/// users to listen on.
+#[derive(Debug)]
+pub(crate) struct Moved {
+    rules: RuleSet,
+    to: SocketAddr,
+}
+
+impl Moved {
+    pub(crate) fn to(origin: &Origin, rules: &[&str]) -> Self {
+        let open = ["127.0.0.1/32:80", "127.0.0.1/32:443"];
+        Self {
+            rules: allowing(&[rules, &open].concat()),
+            to: origin.address,
+        }
+    }
+
+    fn address(&self) -> Allowed<SocketAddr> {
+        let opening = Opening::new(self.to.ip().into(), self.to.port());
+        let floor = Floor::new().with_opening(opening);
+        let candidate = Candidate::new(self.to.ip(), true);
+        floor.admit(candidate, self.to.port()).unwrap()
+    }
+}
+
+impl EgressPolicy for Moved {
+    fn judge(&self, facts: &Facts<'_>) -> Verdict {
+        match self.rules.judge(facts) {
+            Verdict::Allow(_) => Verdict::Allow(Allow::new(vec![self.address()])),
+            Verdict::Need(Need::Hello { .. }) => Verdict::Need(Need::Hello {
+                addresses: vec![self.address()],
+            }),
+            verdict => verdict,
+        }
+    }
+
+    fn rules(&self) -> Option<&RuleSet> {
+        None
     }
 }
 

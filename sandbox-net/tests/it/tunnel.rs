@@ -114,49 +114,9 @@ async fn an_idle_tunnel_is_ended_and_a_busy_one_is_not() {
 /// Port 443, which an ordinary user cannot bind; so the handshake is judged where the origin cannot listen.
 mod tls {
     use super::*;
-    use sandbox_net::policy::{
-        Allow, Allowed, Candidate, EgressPolicy, Facts, Floor, Need, Opening, Verdict,
-    };
-    use std::net::SocketAddr;
+    use crate::support::Moved;
 
-    /// The rules' own judgement of port 443, dialled at the port where the test's origin is.
-    #[derive(Debug)]
-    struct Moved {
-        rules: RuleSet,
-        to: SocketAddr,
-    }
-
-    impl Moved {
-        fn to(origin: &Origin) -> Self {
-            Self {
-                rules: allowing(&["app.test", "127.0.0.1/32:443"]),
-                to: origin.address,
-            }
-        }
-
-        fn address(&self) -> Allowed<SocketAddr> {
-            let opening = Opening::new(self.to.ip().into(), self.to.port());
-            let floor = Floor::new().with_opening(opening);
-            let candidate = Candidate::new(self.to.ip(), true);
-            floor.admit(candidate, self.to.port()).unwrap()
-        }
-    }
-
-    impl EgressPolicy for Moved {
-        fn judge(&self, facts: &Facts<'_>) -> Verdict {
-            match self.rules.judge(facts) {
-                Verdict::Allow(_) => Verdict::Allow(Allow::new(vec![self.address()])),
-                Verdict::Need(Need::Hello { .. }) => Verdict::Need(Need::Hello {
-                    addresses: vec![self.address()],
-                }),
-                verdict => verdict,
-            }
-        }
-
-        fn rules(&self) -> Option<&RuleSet> {
-            None
-        }
-    }
+    const RULES: [&str; 2] = ["app.test", "127.0.0.1/32:443"];
 
     /// What reached the origin, and what the client read, after it sent these first bytes.
     async fn tunnel(target: &str, first: &[u8]) -> (Vec<u8>, Vec<u8>, sandbox_net::event::Event) {
@@ -173,7 +133,7 @@ mod tls {
         })
         .await;
         let proxy = proxy(RuleSet::deny());
-        proxy.set_policy(Arc::new(Moved::to(&origin)));
+        proxy.set_policy(Arc::new(Moved::to(&origin, &RULES)));
         let mut events = proxy.subscribe();
         let mut client = client(&proxy);
         let head = connect(&mut client, target).await;
@@ -225,7 +185,7 @@ mod tls {
         let origin = Origin::echo().await;
         let limits = Limits::default().with_hello_timeout(std::time::Duration::from_millis(200));
         let proxy = crate::support::proxy_with(RuleSet::deny(), limits);
-        proxy.set_policy(Arc::new(Moved::to(&origin)));
+        proxy.set_policy(Arc::new(Moved::to(&origin, &RULES)));
         let mut events = proxy.subscribe();
         let mut client = client(&proxy);
         connect(&mut client, "app.test:443").await;
