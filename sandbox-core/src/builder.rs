@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use sandbox_base::{Dirs, Error, ErrorKind};
-use sandbox_net::policy::RuleSet;
+use sandbox_net::{policy::RuleSet, resolve::Resolver};
 use sandbox_vm::image::Image;
 use sandbox_vm::{Hypervisor, Progress, disk};
 
@@ -44,6 +44,7 @@ pub struct SandboxBuilder {
     boot_patience: Duration,
     lifetime: Lifetime,
     hypervisor: Option<Arc<dyn Hypervisor>>,
+    resolver: Option<Arc<dyn Resolver>>,
     dirs: Option<Dirs>,
     progress: Progress,
 }
@@ -64,6 +65,7 @@ impl SandboxBuilder {
             boot_patience: BOOT_PATIENCE,
             lifetime: Lifetime::Attached,
             hypervisor: None,
+            resolver: None,
             dirs: None,
             progress: Progress::silent(),
         }
@@ -90,6 +92,13 @@ impl SandboxBuilder {
     /// Sets the egress policy; without one nothing is let through.
     pub fn network(mut self, policy: RuleSet) -> Self {
         self.network = policy;
+        self
+    }
+
+    /// Sets who looks names up that the policy allows; the host's own resolver without. Only for an attached
+    /// sandbox: an object cannot be written down.
+    pub fn resolver(mut self, resolver: Arc<dyn Resolver>) -> Self {
+        self.resolver = Some(resolver);
         self
     }
 
@@ -196,7 +205,7 @@ impl SandboxBuilder {
             None => default_hypervisor(&dirs, helper::path(&dirs.cache)?, self.progress.clone())?,
         };
         let owned = take_name(&store, &name, Lifetime::Attached, spec).await?;
-        let owner = Owner::new(owned, hypervisor, dirs, self.progress);
+        let owner = Owner::new(owned, hypervisor, self.resolver, dirs, self.progress);
         // Dropping the owner on the way out removes what was made.
         owner.start().await?;
         // This process does not go when the machine does: its answers need no waiting for.
@@ -214,11 +223,14 @@ impl SandboxBuilder {
         name: String,
         spec: Spec,
     ) -> Result<Sandbox, Error> {
-        if self.hypervisor.is_some() {
-            return Err(
-                Error::new(ErrorKind::Unsupported, "create a detached sandbox")
-                    .with_detail("a hypervisor given as an object cannot be written down"),
-            );
+        let objects = [
+            (self.hypervisor.is_some(), "hypervisor"),
+            (self.resolver.is_some(), "resolver"),
+        ];
+        if let Some((_, what)) = objects.iter().find(|(given, _)| *given) {
+            let detail = format!("a {what} given as an object cannot be written down");
+            let error = Error::new(ErrorKind::Unsupported, "create a detached sandbox");
+            return Err(error.with_detail(detail));
         }
         let remote = launch(&store, &name, Some(spec)).await?;
         let link = Link::Other(Mutex::new(Some(remote)));

@@ -39,6 +39,22 @@ pub struct MachineDescription {
     pub acceleration: Acceleration,
     /// The process that is the machine.
     pub pid: Option<u32>,
+    /// Whether programs inside that know of no proxy reach what the policy allows.
+    pub capture: CaptureState,
+}
+
+/// Whether connections and name lookups of programs that know of no proxy are led to the policy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum CaptureState {
+    /// They are, and are judged like those that come by the proxy.
+    Works,
+    /// They reach nothing; programs have to heed the proxy variables.
+    Missing {
+        /// Why, for people. It may be text from the guest.
+        reason: String,
+    },
 }
 
 impl Description {
@@ -54,12 +70,13 @@ impl Description {
         }
     }
 
-    pub(crate) fn add_machine(&mut self, facts: &MachineFacts) {
+    pub(crate) fn add_machine(&mut self, facts: &MachineFacts, capture: CaptureState) {
         self.machine = Some(MachineDescription {
             backend: facts.backend.to_owned(),
             isolation: facts.isolation,
             acceleration: facts.acceleration,
             pid: facts.pid,
+            capture,
         });
     }
 }

@@ -66,7 +66,7 @@ pub use builder::SandboxBuilder;
 pub use command::{
     Child, ChildStderr, ChildStdin, ChildStdout, Command, ExitStatus, MAX_OUTPUT, Output, Stdio,
 };
-pub use description::{Description, MachineDescription};
+pub use description::{CaptureState, Description, MachineDescription};
 pub use host::{Backend, Host, default_dirs};
 pub use lifecycle::{Lifetime, State};
 pub use sandbox::{MAX_READ, Sandbox};

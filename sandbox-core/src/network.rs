@@ -7,13 +7,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use sandbox_net::{Proxy, event::Subscription, policy::RuleSet};
+use sandbox_net::{
+    Proxy, captured_ports, event::Subscription, guest::capture, policy::RuleSet, resolve::Resolver,
+};
 use sandbox_vm::agent::GuestStreams;
-use sandbox_vm::channel::protocol::Forward;
+use sandbox_vm::channel::protocol::{Capture, Forward, Link};
 use tokio::task::AbortHandle;
 
 /// The host's service that the guest's proxy port leads to.
 pub(crate) const SERVICE: &str = "egress";
+
+/// The host's service that every other connection inside leads to.
+pub(crate) const CAPTURED: &str = "egress-captured";
 
 /// Where programs inside find the proxy.
 pub(crate) const PROXY: SocketAddr =
@@ -33,14 +38,35 @@ pub(crate) fn forward() -> Forward {
     }
 }
 
+/// What the agent is asked to do for programs that know of no proxy.
+pub(crate) fn capture(proxy: &Proxy) -> Capture {
+    Capture {
+        service: CAPTURED.to_owned(),
+        link: Link {
+            address: capture::ADDRESS,
+            gateway: capture::RESOLVER,
+            prefix: capture::PREFIX,
+        },
+        ports: captured_ports(&*proxy.policy()),
+    }
+}
+
 /// The variables that tell programs inside of the proxy.
 pub(crate) fn environment() -> Vec<(String, String)> {
     sandbox_net::guest::proxy_environment(PROXY)
 }
 
 /// Makes the proxy of a sandbox and writes what it decides to a file.
-pub(crate) fn proxy(policy: &RuleSet, log: PathBuf) -> (Proxy, AbortHandle) {
-    let proxy = Proxy::builder(Arc::new(policy.clone())).build();
+pub(crate) fn proxy(
+    policy: &RuleSet,
+    resolver: Option<Arc<dyn Resolver>>,
+    log: PathBuf,
+) -> (Proxy, AbortHandle) {
+    let mut proxy = Proxy::builder(Arc::new(policy.clone()));
+    if let Some(resolver) = resolver {
+        proxy = proxy.resolver(resolver);
+    }
+    let proxy = proxy.build();
     let events = proxy.subscribe();
     let task = tokio::spawn(write_log(events, log));
     (proxy, task.abort_handle())
@@ -54,6 +80,7 @@ pub(crate) async fn serve(proxy: Proxy, mut streams: GuestStreams) {
             let wanted = GuestStreams::service_of(&mut stream);
             match tokio::time::timeout(PATIENCE, wanted).await {
                 Ok(Ok(name)) if name == SERVICE => proxy.serve(stream).await,
+                Ok(Ok(name)) if name == CAPTURED => proxy.serve_captured(stream).await,
                 // Nothing else is offered: the stream is dropped, which resets it.
                 other => tracing::debug!(?other, "the guest wants what there is not"),
             }

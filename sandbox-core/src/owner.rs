@@ -10,15 +10,15 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use sandbox_base::{Dirs, Error, ErrorKind};
-use sandbox_net::{Proxy, policy::RuleSet};
-use sandbox_vm::channel::protocol::{self, Root, Setup};
+use sandbox_net::{Proxy, policy::RuleSet, resolve::Resolver};
+use sandbox_vm::channel::protocol::{self, Prepared, Root, Setup};
 use sandbox_vm::hypervisor::{Disk, HypervisorExt, MachineSpec};
 use sandbox_vm::image::{ImageStore, RootImage};
 use sandbox_vm::{Agent, Hypervisor, Machine, Progress, disk, users};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
-use crate::description::Description;
+use crate::description::{CaptureState, Description};
 use crate::history;
 use crate::lifecycle::{Lifetime, Move, State};
 use crate::network;
@@ -74,11 +74,12 @@ impl Owner {
     pub(crate) fn new(
         owned: Owned,
         hypervisor: Arc<dyn Hypervisor>,
+        resolver: Option<Arc<dyn Resolver>>,
         dirs: Dirs,
         progress: Progress,
     ) -> Arc<Self> {
         let log = owned.folder.join("events.jsonl");
-        let (proxy, logging) = network::proxy(&owned.record.spec.network, log);
+        let (proxy, logging) = network::proxy(&owned.record.spec.network, resolver, log);
         let seen = Mutex::new(Some(owned.record.clone()));
         Arc::new(Self {
             hypervisor,
@@ -159,7 +160,10 @@ impl Owner {
             let bytes = u64::from(spec.limits.disk_mib) << 20;
             disk::create(&self.dirs.cache, bytes, &disk).await?;
         }
-        let machine = machine_spec(owned, &image, disk);
+        let mut machine = machine_spec(owned, &image, disk);
+        if self.hypervisor.capabilities().capture {
+            machine.setup.capture = Some(network::capture(&self.proxy));
+        }
         let (machine, agent) = self.hypervisor.boot(&machine, spec.boot_patience).await?;
         match self.furnish(owned, &image, machine.clone(), agent).await {
             Ok(running) => Ok(running),
@@ -353,9 +357,24 @@ impl Owner {
     pub(crate) fn describe(&self) -> Result<Description, Error> {
         let mut description = Description::of(&self.record()?);
         if let Some(running) = self.running.borrow().as_ref() {
-            description.add_machine(running.machine.facts());
+            let capture = self.capture_of(&running.agent);
+            description.add_machine(running.machine.facts(), capture);
         }
         Ok(description)
+    }
+
+    fn capture_of(&self, agent: &Agent) -> CaptureState {
+        let reason = match agent.prepared() {
+            _ if !self.hypervisor.capabilities().capture => {
+                "this backend has no way to capture connections".to_owned()
+            }
+            Some(Prepared { uncaptured: None }) => return CaptureState::Works,
+            Some(Prepared {
+                uncaptured: Some(reason),
+            }) => reason.escape_debug().to_string(),
+            None => "the guest has not said so".to_owned(),
+        };
+        CaptureState::Missing { reason }
     }
 
     pub(crate) async fn socket(&self) -> Result<PathBuf, Error> {
@@ -461,6 +480,7 @@ fn setup(owned: &Owned, image: &RootImage, first: usize) -> Setup {
             open_files: spec.limits.open_files,
         },
         forward: vec![network::forward()],
+        capture: None,
     }
 }
 

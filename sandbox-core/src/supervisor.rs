@@ -164,7 +164,13 @@ async fn start(job: &Job) -> Result<(Arc<Owner>, Answers), Error> {
         None => store.adopt(&name),
     })
     .await?;
-    let owner = Owner::new(owned, hypervisor, job.dirs.clone(), Progress::silent());
+    let owner = Owner::new(
+        owned,
+        hypervisor,
+        None,
+        job.dirs.clone(),
+        Progress::silent(),
+    );
     // Until it runs, what was created goes with the owner.
     owner.set_fleeting(created);
     owner.start().await?;

@@ -1,9 +1,12 @@
 //! The agent: the guest halves of the crates, put together.
 
 use std::io;
+use std::net::SocketAddrV4;
 
+use sandbox_net::guest::capture;
 use sandbox_vm::channel::Stream;
-use sandbox_vm::guest::{Agent, Role, Services, init};
+use sandbox_vm::guest::{Agent, CaptureNet, Role, Services, Serving, init};
+use tokio::net::{TcpListener, UdpSocket};
 
 /// Runs as the first process of a machine. When that fails the machine is powered off: a first process
 /// that ends is a kernel panic, which tells nobody why.
@@ -50,6 +53,33 @@ fn services() -> Services {
                 super::report(&error);
             })
         })
+        .with_capture("egress-captured", |captured| {
+            Box::pin(async move {
+                let (network, host) = (Network(captured.network), captured.host);
+                let open = move || {
+                    let host = host.clone();
+                    async move { Ok(Box::new(host.open().await?) as sandbox_base::BoxStream) }
+                };
+                let capture = capture::start(network, &captured.ports, open).await?;
+                let serving: Serving = Box::pin(async move {
+                    capture.run().await;
+                });
+                Ok(serving)
+            })
+        })
+}
+
+/// The machine's namespace, as the network's half asks for it.
+struct Network(CaptureNet);
+
+impl capture::Network for Network {
+    async fn listen(&self, address: SocketAddrV4) -> io::Result<TcpListener> {
+        self.0.listen(address).await
+    }
+
+    async fn bind(&self, address: SocketAddrV4) -> io::Result<UdpSocket> {
+        self.0.bind(address).await
+    }
 }
 
 async fn synchronize(stream: Stream) {

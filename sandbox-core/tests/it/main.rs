@@ -5,6 +5,7 @@
 mod attached;
 mod bad_days;
 mod builds;
+mod capture;
 mod commands;
 mod detached;
 mod network;
