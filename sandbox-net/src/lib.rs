@@ -8,8 +8,8 @@
 //!                                   │
 //!   program ─► 127.0.0.1:3128       │      ┌────────── Proxy ──────────┐
 //!              guest::serve ════ stream ══►│ gate ► request ► policy   │
-//!                                   │      │          names ► Resolver │──► the world,
-//!                                   │      │      addresses ► policy   │    judged addresses only
+//!   program ─► any address          │      │          names ► Resolver │──► the world,
+//!              guest::capture ══ stream ══►│      addresses ► policy   │    judged addresses only
 //!                                   │      │       TLS name ► policy   │
 //!                                   │      │  method, path  ► policy   │
 //!                                   │      └───────── events ──────────┘
@@ -24,7 +24,7 @@
 //! | [`Proxy`] | HTTP requests and CONNECT tunnels from any stream; asks the policy, never decides |
 //! | [`event`] | everything decided, as a stream and as JSON lines |
 //! | [`check`] | what the proxy would decide, without connecting |
-//! | [`guest`] | the half that runs inside |
+//! | [`guest`] | the half that runs inside: the proxy's port, and capture of what programs send past it |
 //!
 //! # Example
 //!
@@ -58,7 +58,8 @@
 //!   which a rule names methods or paths is denied.
 //! - A rule about methods does not hold an origin that takes the method from a form or a query.
 //! - An allowed host can be sent anything, and can answer with anything. Allow hosts that nobody else can write to.
-//! - Lookups of allowed names carry what the sandbox puts in them, below an allowed wildcard for one.
+//! - Lookups of allowed names carry what the sandbox puts in them, below an allowed wildcard for one. They are made
+//!   when a connection is, never for a lookup inside alone, and nothing but the number of connections paces them.
 //! - Other protocols than HTTP and TLS pass only where a rule names their port, and unseen.
 
 #[cfg(feature = "proxy")]

@@ -14,3 +14,6 @@ pub mod images {}
 
 #[doc = include_str!("0005-qemu.md")]
 pub mod qemu {}
+
+#[doc = include_str!("0006-capture.md")]
+pub mod capture {}

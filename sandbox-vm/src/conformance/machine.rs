@@ -2,12 +2,31 @@
 
 use sandbox_base::ErrorKind;
 
-use super::subject::{Subject, Verdict, command, ensure, failed, same};
+use super::subject::{Problem, Subject, Verdict, command, ensure, failed, same};
 
 pub(super) async fn it_is_what_it_says(subject: &Subject) -> Verdict {
     let facts = subject.machine.facts();
     same("backend", facts.backend, subject.name)?;
     same("wall", facts.isolation, subject.capabilities.isolation)
+}
+
+/// Whatever a program connects to is taken by the agent, or nothing is and the guest has said why.
+pub(super) async fn it_captures_as_it_says(subject: &Subject) -> Verdict {
+    let Some(wanted) = &subject.spec.setup.capture else {
+        let reason = "the specification asks for no capture";
+        return Err(Problem::Skipped(reason.into()));
+    };
+    let missing = subject.agent.prepared().and_then(|p| p.uncaptured.clone());
+    let captures = subject.capabilities.capture;
+    ensure(missing.is_none() == captures, || {
+        format!("declared: {captures}; the guest says: {missing:?}")
+    })?;
+    if !captures {
+        return Ok(());
+    }
+    let resolver = format!("nameserver {}", wanted.link.gateway);
+    let said = subject.script("cat /etc/resolv.conf").await?;
+    same("resolver", said.trim(), &*resolver)
 }
 
 pub(super) async fn it_has_one_connection(subject: &Subject) -> Verdict {

@@ -111,7 +111,8 @@ const CHECKS: &[(&str, Check)] = checks! {
     files: what_is_written_is_read a_file_is_replaced_whole half_a_file_changes_nothing
         reading_fails_by_kind writing_fails_by_kind owners_are_given a_tree_is_packed_and_unpacked
         a_tree_in_use_is_packed_whole packing_fails_by_kind nothing_is_unpacked_outside;
-    machine: it_is_what_it_says it_has_one_connection killing_it_ends_everything;
+    machine: it_is_what_it_says it_captures_as_it_says it_has_one_connection
+        killing_it_ends_everything;
 };
 
 /// Starts one machine and runs every check on it.

@@ -88,6 +88,8 @@ async fn begin_capture(agent: &Arc<Shared>, wanted: &Capture, making: Making) ->
 /// is laid that holds this one file more.
 fn name_resolver(text: &str) -> io::Result<()> {
     let fresh = "/etc/.resolv.conf.new";
+    // A root that has none, or cannot be written, says so in a moment.
+    drop(fs::create_dir_all("/etc"));
     match fs::write(fresh, text).and_then(|()| fs::rename(fresh, RESOLV_CONF)) {
         Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => {}
         done => return done,

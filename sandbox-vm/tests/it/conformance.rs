@@ -17,7 +17,8 @@ fn options(flood_mib: u64) -> Options {
 #[tokio::test(flavor = "multi_thread")]
 async fn plain_processes_conform() {
     let folder = support::folder();
-    let spec = MachineSpec::new("plain", folder.path().join("m"));
+    let mut spec = MachineSpec::new("plain", folder.path().join("m"));
+    spec.setup.capture = Some(support::capture());
     let plain = Plain::new(support::helper());
     let report = run(&plain, &spec, &options(256)).await.unwrap();
     println!("{report}");

@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 use sandbox_vm::Progress;
 use sandbox_vm::agent::new_exec_id;
 use sandbox_vm::backend::qemu::{Qemu, QemuConfig};
-use sandbox_vm::channel::protocol::{Exec, Limits, Root, Setup, Stdio};
+use sandbox_vm::channel::protocol::{Capture, Exec, Limits, Link, Root, Setup, Stdio};
 use sandbox_vm::hypervisor::{Disk, MachineSpec};
 use sandbox_vm::image::{Image, ImageStore};
 
@@ -109,9 +109,23 @@ pub(crate) async fn with_default_image(folder: &Path) -> MachineSpec {
             processes: Some(1024),
             open_files: Some(4096),
         },
+        capture: Some(capture()),
         ..Setup::default()
     };
     spec
+}
+
+/// Asks the helper's agent to take what leaves the machine; nobody serves it at the other end.
+pub(crate) fn capture() -> Capture {
+    Capture {
+        service: "egress-captured".into(),
+        link: Link {
+            address: [198, 18, 0, 2].into(),
+            gateway: [198, 18, 0, 1].into(),
+            prefix: 30,
+        },
+        ports: vec![80, 443],
+    }
 }
 
 /// A command with both outputs.

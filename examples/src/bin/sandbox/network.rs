@@ -112,8 +112,10 @@ fn line(event: &Value) -> String {
         let _ = write!(text, " {method}");
     }
     if let Some(host) = word("host") {
-        let port = number("port").unwrap_or(0);
-        let _ = write!(text, " {host}:{port}{}", word("path").unwrap_or_default());
+        let _ = match number("port") {
+            Some(port) => write!(text, " {host}:{port}{}", word("path").unwrap_or_default()),
+            None => write!(text, " name {host}"),
+        };
     }
     if let (Some(up), Some(down)) = (number("bytes_up"), number("bytes_down")) {
         let _ = write!(text, "  {up} bytes up, {down} down");
@@ -184,5 +186,8 @@ mod tests {
             anstream::adapter::strip_str(&line(&event)).to_string(),
             "2023-11-14T22:13:20.000Z  deny    evil; .example\\u{1b}[2J:443  (no rule allows this host)\n"
         );
+        let lookup = json!({ "kind": "lookup", "host": "a.example", "verdict": "allow" });
+        let text = anstream::adapter::strip_str(&line(&lookup)).to_string();
+        assert!(text.ends_with("  allow   name a.example\n"), "{text}");
     }
 }
