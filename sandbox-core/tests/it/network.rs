@@ -5,7 +5,7 @@ use std::net::TcpListener;
 
 use sandbox_core::{NetworkPolicy, Sandbox};
 
-use crate::place::{Place, promptly, sh};
+use crate::place::{Place, promptly};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_let_through_but_what_a_rule_names() {
