@@ -7,7 +7,7 @@ use http_body_util::BodyExt;
 use rustls::pki_types::ServerName;
 use sandbox_net::{
     Proxy,
-    credentials::{Credentials, Secret, Source},
+    credentials::{Credential, Credentials, Secret, Source},
     event::{Decided, Kind},
     inspect::Inspector,
     policy::{Requests, RuleSet},
@@ -399,8 +399,10 @@ async fn e49_a_policy_change_cuts_an_opened_connection() {
 #[tokio::test]
 async fn e58_a_rule_for_requests_opens_tls_and_judges_each_request() {
     let site = Site::mirror(&["h2", "http/1.1"], Flaw::None).await;
-    let nobody = Credentials::load([]).await.unwrap();
-    let sandbox = Sandbox::with(&site, nobody);
+    // Its one secret is for another host, so nothing but the rule opens this one.
+    let source = Source::Value(Secret::new("value").unwrap());
+    let ours = Credential::new("ours", source);
+    let sandbox = Sandbox::with(&site, Credentials::load([ours]).await.unwrap());
     let reads = Requests::new().methods(["GET"]).unwrap();
     let reads = reads.paths(["/x/**"]).unwrap();
     let port = site.address.port();
@@ -439,5 +441,5 @@ async fn e76_a_rule_for_requests_does_not_open_what_is_to_stay_closed() {
     let shaken = TlsConnector::from(Arc::new(config)).connect(name, stream);
     assert!(within(shaken).await.is_err());
     let event = next(&mut events, Kind::Decision).await;
-    assert_eq!(event.reason.as_deref(), Some("uninspected"));
+    assert_eq!(event.reason.as_deref(), Some("not-inspected"));
 }
