@@ -10,7 +10,7 @@
 //! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
 //! let sandbox = Sandbox::builder()
 //!     .workspace(Workspace::sync("/home/me/project")) // appears at the same path inside
-//!     .network(NetworkPolicy::deny().allow("*.npmjs.org")?)
+//!     .network(NetworkPolicy::deny().allow("*.example.com")?)
 //!     .limits(Limits::default().cpus(2).memory_mib(2048))
 //!     .create()
 //!     .await?;

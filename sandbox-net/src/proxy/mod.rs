@@ -90,7 +90,7 @@ const BACK_OFF: Duration = Duration::from_millis(100);
 /// use std::sync::Arc;
 /// use sandbox_net::{Proxy, policy::RuleSet};
 ///
-/// let proxy = Proxy::builder(Arc::new(RuleSet::deny().allow("*.npmjs.org")?)).build();
+/// let proxy = Proxy::builder(Arc::new(RuleSet::deny().allow("*.example.com")?)).build();
 /// let mut events = proxy.subscribe();
 /// proxy.serve(stream).await;
 /// # Ok(())

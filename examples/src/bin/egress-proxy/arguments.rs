@@ -23,7 +23,7 @@ pub(crate) struct Arguments {
     /// Block a host, whatever else allows it
     #[arg(long, value_name = "HOST")]
     pub(crate) block_host: Vec<String>,
-    /// A file of rules in JSON: {"mode": "deny", "allow": ["*.npmjs.org"], "block": []}
+    /// A file of rules in JSON: {"mode": "deny", "allow": ["*.example.com"], "block": []}
     #[arg(long, value_name = "FILE")]
     pub(crate) rules: Option<PathBuf>,
     /// Where events go, one JSON object a line: a file, - for standard output, none

@@ -1,7 +1,7 @@
 //! The filtering proxy on its own: what `sandbox-net` does for a sandbox, for any program that takes a proxy.
 //!
 //! ```text
-//! egress-proxy --allow-host '*.npmjs.org' &
+//! egress-proxy --allow-host '*.example.com' &
 //! HTTPS_PROXY=http://127.0.0.1:3128 npm install
 //! ```
 //!

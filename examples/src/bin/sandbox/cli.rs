@@ -11,7 +11,7 @@ const EXAMPLES: &str = "\
 Examples:
   sandbox run --rm shell . -- make test        run a project's tests in a microVM of their own
   sandbox run shell                            a shell in a sandbox that goes on afterwards
-  sandbox run --rm --memory 4g --cpus 4 --allow-host '*.npmjs.org' shell ~/app -- npm test
+  sandbox run --rm --memory 4g --cpus 4 --allow-host '*.example.com' shell ~/app -- npm test
   sandbox exec -it shell-app bash              another shell in a sandbox that runs
   sandbox network check --policy allow https://example.com
   sandbox rm -f --all                          end and remove every sandbox
@@ -36,10 +36,10 @@ Examples:
 const NETWORK_EXAMPLES: &str = "\
 Examples:
   sandbox network proxy lab                                      show the rules
-  sandbox network proxy lab --allow-host '*.npmjs.org'           add one
-  sandbox network proxy lab --policy deny --allow-host pypi.org  begin anew
+  sandbox network proxy lab --allow-host '*.example.com'           add one
+  sandbox network proxy lab --policy deny --allow-host example.org  begin anew
   sandbox network log lab
-  sandbox network check lab https://registry.npmjs.org/";
+  sandbox network check lab https://www.example.com/";
 
 const CP_EXAMPLES: &str = "\
 Examples:
