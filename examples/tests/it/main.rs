@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "what is not so in a test ends the test")]
 
+mod egress;
 mod interrupts;
 mod kept;
 mod offline;

@@ -8,15 +8,10 @@
 //! Standard output is the events, one JSON object a line; standard error is for people. It ends at the first
 //! SIGINT or SIGTERM, once the exchanges and tunnels under way have ended or `--grace` is over, and at once at the
 //! second. The rules file is read again at SIGHUP; one that cannot be read leaves the rules as they are.
-#![allow(
-    clippy::print_stderr,
-    reason = "a command line tool speaks to a terminal"
-)]
-
 mod arguments;
 mod events;
 
-use std::{process::ExitCode, sync::Arc, time::Duration};
+use std::{io::Write, process::ExitCode, sync::Arc, time::Duration};
 
 use clap::Parser;
 use sandbox_net::{Limits, Proxy};
@@ -44,10 +39,15 @@ fn main() -> ExitCode {
                 text += &format!(": {reason}");
                 source = reason.source();
             }
-            eprintln!("egress-proxy: {text}");
+            tell(&text);
             ExitCode::FAILURE
         }
     }
+}
+
+/// Tells a person, if one is there: nobody at the other end of standard error is no reason to end.
+fn tell(text: &str) {
+    drop(writeln!(std::io::stderr(), "egress-proxy: {text}"));
 }
 
 async fn run(arguments: Arguments) -> Result<(), Failure> {
@@ -55,17 +55,17 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
     let descriptors = raise_descriptors();
     // Each connection of a client may need another one to an origin, and some are needed besides.
     if descriptors.is_some_and(|most| most < connections as u64 * 2 + 64) {
-        eprintln!(
-            "egress-proxy: {} open files are the hard limit: too few for {connections} connections",
+        tell(&format!(
+            "{} open files are the hard limit: too few for {connections} connections",
             descriptors.unwrap_or_default()
-        );
+        ));
     }
     let rules = arguments.rules()?;
     let limits = Limits::default().with_connections(connections);
     let proxy = Proxy::builder(Arc::new(rules)).limits(limits).build();
     let writing = events::write(&proxy, &arguments)?;
     let listener = TcpListener::bind(arguments.listen).await?;
-    eprintln!("egress-proxy: listening on {}", listener.local_addr()?);
+    tell(&format!("listening on {}", listener.local_addr()?));
     let mut signals = Signals::new()?;
     let serving = proxy.listen_until(listener, signals.first(&proxy, &arguments));
     let served = serve(serving, &arguments).await;
@@ -125,7 +125,7 @@ impl Signals {
                 _ = self.terminate.recv() => return,
                 _ = self.hang_up.recv() => match arguments.rules() {
                     Ok(rules) => proxy.set_policy(Arc::new(rules)),
-                    Err(error) => eprintln!("egress-proxy: the rules stay as they are: {error}"),
+                    Err(error) => tell(&format!("the rules stay as they are: {error}")),
                 },
             }
         }
