@@ -89,7 +89,7 @@ pub(super) fn mutant(n: usize, form: &Form, random: &mut Random) -> Vec<u8> {
         "CONNECT" => "denied.test:443".to_owned(),
         _ => format!("{before_path}/{n}"),
     };
-    let mut own = vec![format!("Host: {host}\r\nX-Id: {n}\r\n"), draft.fields];
+    let mut own = [format!("Host: {host}\r\nX-Id: {n}\r\n"), draft.fields];
     if random.below(2) == 0 {
         own[1] = recased(&own[1], random);
     }

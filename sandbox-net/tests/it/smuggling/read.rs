@@ -182,7 +182,11 @@ impl Reader {
                 length_first, last, ..
             } => {
                 let mut numbers = lengths.iter().flat_map(|text| text.split(',')).map(number);
-                let length = if last { numbers.last() } else { numbers.next() };
+                let length = if last {
+                    numbers.next_back()
+                } else {
+                    numbers.next()
+                };
                 let chunked = codings
                     .iter()
                     .any(|coding| coding.to_ascii_lowercase().contains("chunk"));
