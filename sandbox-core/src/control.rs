@@ -56,6 +56,8 @@ enum Call {
     Network,
     /// A policy as JSON: what it holds is that crate's own.
     SetNetwork(String),
+    /// Rules to add, likewise.
+    ExtendNetwork(String),
 }
 
 /// Answers travel as JSON inside: they are what programs outside read, too.
@@ -216,6 +218,7 @@ async fn obey(owner: Arc<Owner>, call: Call) -> Result<String, Error> {
         Call::Remove => json(&owner.remove().await?),
         Call::Network => json(&owner.network()?),
         Call::SetNetwork(policy) => json(&owner.set_network(from_json(&policy)?).await?),
+        Call::ExtendNetwork(rules) => json(&owner.extend_network(&from_json(&rules)?).await?),
     }
 }
 
@@ -275,6 +278,10 @@ impl Remote {
 
     pub(crate) async fn set_network(&self, policy: &RuleSet) -> Result<(), Error> {
         self.call(Call::SetNetwork(json(policy)?)).await
+    }
+
+    pub(crate) async fn extend_network(&self, rules: &RuleSet) -> Result<RuleSet, Error> {
+        self.call(Call::ExtendNetwork(json(rules)?)).await
     }
 
     /// Tells whether the owner is gone.

@@ -152,14 +152,13 @@ pub(crate) async fn install_trust(agent: &Agent, inspector: &Inspector) -> Resul
     Ok(())
 }
 
-/// Makes the proxy of a sandbox and writes what it decides to a file.
+/// Makes the proxy of a sandbox and writes what it decides to a file, under the sandbox's name.
 pub(crate) fn proxy(
     policy: &RuleSet,
-    resolver: Option<Arc<dyn Resolver>>,
-    inspector: Option<&Inspector>,
-    log: PathBuf,
+    (resolver, inspector): (Option<Arc<dyn Resolver>>, Option<&Inspector>),
+    (name, log): (&str, PathBuf),
 ) -> (Proxy, AbortHandle) {
-    let mut proxy = Proxy::builder(Arc::new(policy.clone()));
+    let mut proxy = Proxy::builder(Arc::new(policy.clone())).label(name);
     if let Some(resolver) = resolver {
         proxy = proxy.resolver(resolver);
     }

@@ -91,9 +91,11 @@ impl Owner {
             inspector,
             progress,
         } = means;
-        let log = owned.folder.join("events.jsonl");
-        let policy = &owned.record.spec.network;
-        let (proxy, logging) = network::proxy(policy, resolver, inspector.as_ref(), log);
+        let record = &owned.record;
+        let log = (record.name.as_str(), owned.folder.join("events.jsonl"));
+        let policy = &record.spec.network;
+        let proxy = network::proxy(policy, (resolver, inspector.as_ref()), log);
+        let (proxy, logging) = proxy;
         let seen = Mutex::new(Some(owned.record.clone()));
         Arc::new(Self {
             hypervisor,
@@ -337,12 +339,26 @@ impl Owner {
 
     /// Replaces the egress policy, now and for later starts.
     pub(crate) async fn set_network(&self, policy: RuleSet) -> Result<(), Error> {
+        self.change_network(|_| policy).await.map(drop)
+    }
+
+    /// Adds rules to the egress policy, now and for later starts; returns what it is then.
+    pub(crate) async fn extend_network(&self, rules: &RuleSet) -> Result<RuleSet, Error> {
+        self.change_network(|present| present.extended(rules)).await
+    }
+
+    /// One change after the other: none is lost to another at the same time.
+    async fn change_network(
+        &self,
+        change: impl FnOnce(RuleSet) -> RuleSet,
+    ) -> Result<RuleSet, Error> {
         let mut guard = self.owned.lock().await;
         let owned = guard.as_mut().ok_or_else(removed)?;
+        let policy = change(owned.record.spec.network.clone());
         owned.change(|record| record.spec.network = policy.clone())?;
         self.show(Some(&owned.record));
-        self.proxy.set_policy(Arc::new(policy));
-        Ok(())
+        self.proxy.set_policy(Arc::new(policy.clone()));
+        Ok(policy)
     }
 
     pub(crate) fn network(&self) -> Result<RuleSet, Error> {

@@ -254,6 +254,32 @@ impl Sandbox {
         }
     }
 
+    /// Adds rules to the egress policy in force, in force like those of [`Sandbox::set_network`]; those that are
+    /// there already stay as they are. The mode of what is added means nothing. Returns the policy that came of
+    /// it. Callers in several processes lose nothing of each other's.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Sandbox::set_network`].
+    pub async fn extend_network(&self, rules: RuleSet) -> Result<RuleSet, Error> {
+        match &self.link {
+            Link::Own(owner) => owner.extend_network(&rules).await,
+            Link::Other(_) => match self.remote().await? {
+                (_, Some(remote)) => remote.extend_network(&rules).await,
+                (_, None) => {
+                    let (store, name) = (self.store.clone(), self.name.clone());
+                    blocking(move || {
+                        let mut owned = store.adopt(&name)?;
+                        let policy = owned.record.spec.network.clone().extended(&rules);
+                        owned.change(|record| record.spec.network = policy.clone())?;
+                        Ok(policy)
+                    })
+                    .await
+                }
+            },
+        }
+    }
+
     /// Subscribes to what the egress decides from now on; `None` where another process owns the sandbox,
     /// whose log ([`Sandbox::network_log`]) has it.
     pub fn network_events(&self) -> Option<Subscription> {

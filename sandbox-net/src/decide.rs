@@ -7,6 +7,7 @@ use crate::{
         Candidate, Carriage, Denial, EgressPolicy, Facts, Hello, Host, Need, Reason, RequestLine,
         Target, Verdict,
     },
+    proxy::Lookups,
     resolve::{self, Resolver},
 };
 
@@ -46,6 +47,8 @@ pub(crate) struct Road<'a> {
     pub(crate) resolver: &'a dyn Resolver,
     /// Nobody is asked where there is none.
     pub(crate) approvals: Option<&'a Approvals>,
+    /// Who says when a name may be looked up; at once where nobody is.
+    pub(crate) lookups: Option<&'a Lookups>,
 }
 
 impl Road<'_> {
@@ -82,6 +85,12 @@ impl Road<'_> {
                 decision.verdict = Verdict::Deny(undecided());
                 return decision;
             }
+        }
+        if let (Some(lookups), Host::Name(name)) = (self.lookups, &ask.target.host)
+            && lookups.turn(name).await.is_err()
+        {
+            decision.verdict = Verdict::Deny(busy());
+            return decision;
         }
         match resolve::candidates(self.resolver, ask.target).await {
             Ok(candidates) => decision.candidates = candidates,
@@ -134,6 +143,7 @@ pub async fn check(
         policy,
         resolver,
         approvals: None,
+        lookups: None,
     };
     let ask = Ask {
         target: &target,
@@ -209,6 +219,11 @@ pub(crate) fn uninspected() -> Denial {
         "a rule judges each request to this host, and nobody opens its TLS to see them",
     )
     .with_remedy("allow the host without methods and paths")
+}
+
+fn busy() -> Denial {
+    let text = "this sandbox has too many names looked up";
+    Denial::new(Reason::Busy, text).with_remedy("ask again in a moment, and for fewer hosts")
 }
 
 fn unresolved(target: &Target, error: &Error) -> Denial {

@@ -25,7 +25,7 @@ fn a_kept_sandbox_serves_many_commands() {
     a_signal_ends_the_command_and_not_the_sandbox(&place);
     a_name_is_taken_once(&place);
     files_are_copied_both_ways(&place);
-    rules_are_set_and_what_they_did_is_logged(&place);
+    let following = rules_are_set_and_what_they_did_is_logged(&place);
     it_is_listed(&place, "running");
     it_is_stopped_and_started_again(&place);
 
@@ -36,6 +36,8 @@ fn a_kept_sandbox_serves_many_commands() {
         place.run(&["rm", "-f", "--all"]).exited(0).stdout(),
         "lab\n"
     );
+    // There is nothing to follow any more.
+    following.end().exited(0);
     assert_eq!(place.run(&["ls", "--json"]).exited(0).stdout(), "[]\n");
     place.assert_clean();
 }
@@ -157,7 +159,11 @@ fn files_are_copied_both_ways(place: &Place) {
         .failed("/tmp/nothing");
 }
 
-fn rules_are_set_and_what_they_did_is_logged(place: &Place) {
+/// Returns one who follows the log.
+fn rules_are_set_and_what_they_did_is_logged(place: &Place) -> Running {
+    let follow = &["network", "log", NAME, "--follow", "--blocked"];
+    let mut following = Running::start(&mut place.tool(follow));
+    let mut interrupted = Running::start(&mut place.tool(follow));
     let proxy = |arguments: &[&str]| {
         place
             .run(&[&["network", "proxy", NAME], arguments].concat())
@@ -202,6 +208,35 @@ fn rules_are_set_and_what_they_did_is_logged(place: &Place) {
     let event: serde_json::Value = serde_json::from_str(log.lines().next().unwrap()).unwrap();
     assert_eq!(event["verdict"], "deny");
     assert_eq!(event["host"], "10.1.2.3");
+    assert_eq!(event["sandbox"], NAME);
+    for running in [&mut following, &mut interrupted] {
+        running.wait_for("  deny    GET 10.1.2.3:80/secret");
+    }
+    interrupted.signal(Signal::INT);
+    interrupted.end().exited(130);
+    rules_are_added_live(place);
+    following
+}
+
+fn rules_are_added_live(place: &Place) {
+    let network = |arguments: &[&str]| {
+        let ended = place.run(&[&["network"], arguments].concat());
+        ended.exited(0).stdout()
+    };
+    let before = "policy  allow\nblock   10.0.0.0/8\n";
+    assert_eq!(network(&["block", NAME, "10.0.0.0/8"]), before);
+    let after = "policy  allow\nallow   a.test\nallow   *.b.test:8443\nblock   10.0.0.0/8\n";
+    assert_eq!(network(&["allow", NAME, "a.test", "*.b.test:8443"]), after);
+    assert_eq!(network(&["allow", NAME, "A.test."]), after);
+    let after = format!("{after}block   127.9.9.9\n");
+    assert_eq!(network(&["block", NAME, "127.9.9.9"]), after);
+    let script = "import urllib.request as u\n\
+                  try: u.urlopen('http://127.9.9.9/')\n\
+                  except Exception as e: print(e.read())";
+    let asked = place.run(&["exec", NAME, "python3", "-c", script]);
+    assert!(asked.exited(0).stdout().contains("block 127.9.9.9"));
+    place.run(&["network", "allow", NAME, "*"]).failed("*");
+    assert_eq!(network(&["proxy", NAME]), after);
 }
 
 fn it_is_listed(place: &Place, state: &str) {

@@ -38,6 +38,29 @@ fn wrong_arguments_are_the_tools_own_failure() {
 }
 
 #[test]
+fn rules_and_logs_are_of_a_sandbox() {
+    let place = Place::new();
+    for verb in ["allow", "block"] {
+        place.run(&["network", verb, "nobody"]).exited(125);
+        let wrong = place.run(&["network", verb, "nobody", "fine.test", "http://x/"]);
+        wrong.failed(&format!("load {verb} rule `http://x/`"));
+        let nobody = place.run(&["network", verb, "nobody", "fine.test"]);
+        nobody.failed("nobody");
+    }
+    let arguments = [
+        "network",
+        "log",
+        "--follow",
+        "--json",
+        "--blocked",
+        "nobody",
+    ];
+    place.run(&arguments).failed("nobody");
+    place.run(&["network", "log"]).exited(125);
+    place.assert_clean();
+}
+
+#[test]
 fn what_does_not_exist_is_named() {
     let place = Place::new();
     place

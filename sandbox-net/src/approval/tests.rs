@@ -70,6 +70,7 @@ async fn decide(policy: &dyn EgressPolicy, approvals: &Approvals, text: &str) ->
         policy,
         resolver: &resolver,
         approvals: Some(approvals),
+        lookups: None,
     };
     let ask = Ask {
         target: &target,

@@ -157,6 +157,21 @@ impl RuleSet {
         Ok(self.with(List::Limit, List::Limit.read(pattern, Some(requests))?))
     }
 
+    /// Adds another set's rules, but those that stand here already. The mode stays; a limit there is added to the
+    /// one here, or becomes it.
+    #[must_use]
+    pub fn extended(mut self, by: &Self) -> Self {
+        if by.limit.is_some() {
+            self.limit.get_or_insert_default();
+        }
+        for (list, clause) in by.clauses() {
+            if !self.clauses().any(|present| present == (list, clause)) {
+                self.add(list, clause.clone());
+            }
+        }
+        self
+    }
+
     /// Adds a rule that its list accepted.
     fn with(mut self, list: List, clause: Clause) -> Self {
         self.add(list, clause);

@@ -282,6 +282,8 @@ pub enum Reason {
     Localhost,
     /// The name has no address, or none could be learned in time.
     Unresolved,
+    /// More is asked for than the limits allow.
+    Busy,
     /// The name in the TLS handshake is another one than the tunnel was asked for.
     TlsName,
     /// The tunnel's first bytes are not a TLS handshake with a name, and no rule names this port.
@@ -309,6 +311,7 @@ impl Reason {
             Self::Address(_) => "address-refused",
             Self::Localhost => "localhost",
             Self::Unresolved => "unresolved",
+            Self::Busy => "busy",
             Self::TlsName => "tls-name-mismatch",
             Self::NotTls => "not-tls",
             Self::Tunnel => "tunnel-not-allowed",

@@ -20,12 +20,12 @@ use std::{
 };
 
 use sandbox_base::{
-    ByteStream,
+    BoxStream, ByteStream,
     frame::{read_message, write_message},
 };
 use tokio::{sync::mpsc, time::timeout};
 
-use super::{Proxy, client::Client, connection, pace::Paced, tunnel::Tunnel};
+use super::{Proxy, client::Client, connection, pace::Paced, throttle::Throttled, tunnel::Tunnel};
 use crate::{
     Error,
     decide::undecided,
@@ -64,7 +64,17 @@ impl Proxy {
     ///
     /// Errors on it end the stream and nothing else; one stream too many is dropped. Dropping the future closes
     /// what it opened.
-    pub async fn serve_captured(&self, mut stream: impl ByteStream + 'static) {
+    pub async fn serve_captured(&self, stream: impl ByteStream + 'static) {
+        match &self.0.bandwidth {
+            Some(bandwidth) => {
+                let stream: BoxStream = Box::new(Throttled::new(stream, Arc::clone(bandwidth)));
+                self.serve_captured_stream(stream).await;
+            }
+            None => self.serve_captured_stream(stream).await,
+        }
+    }
+
+    async fn serve_captured_stream(&self, mut stream: impl ByteStream + 'static) {
         let shared = &self.0;
         let id = shared.connections.fetch_add(1, Relaxed);
         let client = Client::new(Arc::clone(shared), id);
@@ -111,6 +121,10 @@ async fn serve_connection(client: &Client, target: Target, mut stream: impl Byte
         if admit(&mut stream, Admission::Open).await.is_ok() {
             connection::serve_captured(client, target, stream).await;
         }
+        return;
+    }
+    if client.take_turn().is_err() {
+        drop(admit(&mut stream, Admission::Refused).await);
         return;
     }
     match Tunnel::to(client, &target, None).await {
@@ -170,10 +184,7 @@ async fn serve_names(client: &Client, stream: impl ByteStream + 'static) {
 fn judge_name(client: &Client, name: &str) -> Answer {
     let shared = &client.shared;
     let paced = {
-        let mut pace = shared
-            .lookups
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut pace = shared.names.lock().unwrap_or_else(PoisonError::into_inner);
         pace.take(Instant::now())
     };
     if let Paced::Excess { tell } = paced {

@@ -7,12 +7,15 @@ use std::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
+    time::Instant,
 };
 
 use super::{
     Shared,
     connection::Becoming,
     lease::{Cut, Lease, PolicyWatch},
+    pace::Paced,
+    reply,
 };
 #[cfg(feature = "inspect")]
 use crate::inspect::Inspector;
@@ -29,6 +32,10 @@ pub(super) struct Client {
     id: u64,
     live: Arc<Live>,
 }
+
+/// The sandbox asks for more than its limits allow.
+#[derive(Debug)]
+pub(super) struct TooMany;
 
 /// The exchanges of a connection that are under way, which a new policy may end.
 #[derive(Default)]
@@ -96,6 +103,7 @@ impl Client {
             policy: &*policy,
             resolver: &self.shared.resolver,
             approvals: self.shared.approvals.as_ref(),
+            lookups: Some(&self.shared.lookups),
         };
         let carriage = match request {
             Some(_) => Carriage::Http,
@@ -136,6 +144,27 @@ impl Client {
         let wanted =
             inspector.wants(target) || (tunnel.needs_requests() && !inspector.is_bypassed(target));
         wanted.then(|| inspector.clone())
+    }
+
+    /// Counts a request.
+    ///
+    /// # Errors
+    ///
+    /// If it is one too many for now; that is told of, once in a while.
+    pub(super) fn take_turn(&self) -> Result<(), TooMany> {
+        let requests = self.shared.requests.lock();
+        let paced = requests
+            .unwrap_or_else(PoisonError::into_inner)
+            .take(Instant::now());
+        let Paced::Excess { tell } = paced else {
+            return Ok(());
+        };
+        if tell {
+            self.emit(Kind::Refused, |event| {
+                event.with_reason("busy", reply::TOO_MANY)
+            });
+        }
+        Err(TooMany)
     }
 
     /// Tells of this connection, if anybody listens; the event is made only then.

@@ -35,6 +35,7 @@ use super::{
     raw::Raw,
     reply::{self, Body},
     request::{self, Ask, Refusal},
+    slow::Timed,
     tunnel::{self, Tunnel},
     upstream::{Protocol, Upload},
 };
@@ -214,6 +215,14 @@ impl Answering {
     }
 
     async fn answer_one(&self, request: Request<Incoming>) -> Response<Body> {
+        // Whatever is wrong with its bytes has to end the connection.
+        if self.stopped.get().is_none() && self.client.take_turn().is_err() {
+            let mut response = reply::too_many();
+            if request.method() == http::Method::CONNECT {
+                close(&mut response);
+            }
+            return response;
+        }
         let (head, body) = request.into_parts();
         let asked = match (self.stopped.get(), &self.front) {
             (Some(what), _) => Err(Refusal::Malformed(what)),
@@ -238,7 +247,11 @@ impl Answering {
                 {
                     return response;
                 }
-                let request = Request::from_parts(head, Upload::Client(body));
+                let upload = match head.version {
+                    http::Version::HTTP_2 => Upload::Client(body),
+                    _ => Upload::Timed(Timed::new(body, &self.client.shared.limits)),
+                };
+                let request = Request::from_parts(head, upload);
                 match &self.front {
                     Front::Forward | Front::Captured(_) => {
                         exchange::plain(&self.client, target, request).await

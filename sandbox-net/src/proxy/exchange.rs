@@ -41,6 +41,7 @@ use super::{
     raw::Raw,
     reply::{self, Body},
     request::{host_value, strip_hop_by_hop},
+    slow::TOO_SLOW,
     tunnel::{end_of_cut, gateway},
     upstream::{Connector, Judged, Key, Origin, Protocol, Upload},
 };
@@ -321,7 +322,11 @@ impl Exchange {
             Ok(response) => response,
             Err(what) => {
                 self.fault = Some(what);
-                return reply::unreachable(&self.key.target, StatusCode::BAD_GATEWAY, what);
+                let status = match what {
+                    TOO_SLOW => StatusCode::REQUEST_TIMEOUT,
+                    _ => StatusCode::BAD_GATEWAY,
+                };
+                return reply::unreachable(&self.key.target, status, what);
             }
         };
         match (response.status(), upgrade) {

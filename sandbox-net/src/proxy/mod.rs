@@ -12,7 +12,7 @@
 //! |---|---|
 //! | `connection` | one connection from the sandbox, served by hyper |
 //! | `client` | such a connection, to the code that judges and tells |
-//! | `captured`, `pace` | connections of programs that know of no proxy, and their name lookups |
+//! | `captured` | connections of programs that know of no proxy, and their name lookups |
 //! | `gate` | the bytes of messages: only what can be read in one way reaches hyper |
 //! | `request` | what a request's head asks for |
 //! | `tunnel`, `hello` | CONNECT; the name in the TLS ClientHello |
@@ -21,6 +21,7 @@
 //! | `inspected` | tunnels that are opened, where an [`Inspector`](crate::inspect::Inspector) says so |
 //! | `upstream` | connections to judged addresses, HTTP over them, those that wait |
 //! | `lease`, `meter` | what ends a live connection: a new policy, silence |
+//! | `pace`, `lookups`, `throttle`, `slow` | how often, how much, how slowly; each pure in its decision |
 //! | `pump` | bytes both ways |
 //! | `reply` | the proxy's own answers |
 
@@ -35,12 +36,15 @@ mod inside;
 mod inspected;
 mod lease;
 mod limits;
+mod lookups;
 mod meter;
 mod pace;
 mod pump;
 mod raw;
 mod reply;
 mod request;
+mod slow;
+mod throttle;
 mod tunnel;
 mod upstream;
 
@@ -54,7 +58,7 @@ use std::{
     time::Duration,
 };
 
-use sandbox_base::ByteStream;
+use sandbox_base::{BoxStream, ByteStream};
 use tokio::{
     io::AsyncWriteExt,
     net::TcpListener,
@@ -66,7 +70,9 @@ use tokio::{
 pub use captured::captured_ports;
 use lease::InForce;
 pub use limits::Limits;
-use pace::Pace;
+pub(crate) use lookups::Lookups;
+use pace::{Pace, Rate};
+use throttle::{Bandwidth, Throttled};
 use upstream::{Connector, Direct, Pool, Settings};
 
 #[cfg(feature = "inspect")]
@@ -113,7 +119,12 @@ struct Shared {
     inspector: Option<Inspector>,
     places: Arc<Semaphore>,
     connections: AtomicU64,
-    lookups: Mutex<Pace>,
+    /// Names that are asked for inside.
+    names: Mutex<Pace>,
+    requests: Mutex<Pace>,
+    lookups: Lookups,
+    /// `None` if there is no bound.
+    bandwidth: Option<Arc<Bandwidth>>,
     /// What events call the sandbox.
     label: Option<Arc<str>>,
     /// Whether connections that wait for a request are to be closed.
@@ -139,7 +150,17 @@ impl Proxy {
     ///
     /// The stream may be anything that carries bytes. Errors on it end the connection and nothing else. Dropping
     /// the future closes the connection and the tunnel that it may have become.
-    pub async fn serve(&self, mut stream: impl ByteStream + 'static) {
+    pub async fn serve(&self, stream: impl ByteStream + 'static) {
+        match &self.0.bandwidth {
+            Some(bandwidth) => {
+                let stream: BoxStream = Box::new(Throttled::new(stream, Arc::clone(bandwidth)));
+                self.serve_stream(stream).await;
+            }
+            None => self.serve_stream(stream).await,
+        }
+    }
+
+    async fn serve_stream(&self, mut stream: impl ByteStream + 'static) {
         let id = self.0.connections.fetch_add(1, Relaxed);
         let Ok(place) = Arc::clone(&self.0.places).try_acquire_owned() else {
             let text = "this sandbox has too many connections open";
@@ -314,6 +335,7 @@ impl ProxyBuilder {
             .resolver
             .unwrap_or_else(|| Arc::new(SystemResolver::default()));
         let places = self.limits.connections.min(Semaphore::MAX_PERMITS);
+        let requests = Rate::per_second(self.limits.requests_per_second, 5);
         Proxy(Arc::new(Shared {
             policy: watch::Sender::new(InForce {
                 policy: self.policy,
@@ -324,13 +346,16 @@ impl ProxyBuilder {
             connector: Arc::new(Direct),
             pool: Arc::new(Pool::new(self.limits.waiting)),
             settings: Settings::new(&self.limits),
+            requests: Mutex::new(Pace::new(requests)),
+            lookups: Lookups::new(self.limits.lookups_per_second),
+            bandwidth: Bandwidth::new(self.limits.bytes_per_second).map(Arc::new),
             limits: self.limits,
             events: self.events,
             #[cfg(feature = "inspect")]
             inspector: self.inspector,
             places: Arc::new(Semaphore::new(places)),
             connections: AtomicU64::new(0),
-            lookups: Mutex::default(),
+            names: Mutex::new(Pace::new(Some(Rate::INSIDE))),
             label: self.label,
             closing: watch::Sender::new(false),
         }))

@@ -2,17 +2,38 @@
 
 use std::time::{Duration, Instant};
 
-/// How many may come at once.
-const BURST: u32 = 500;
-/// The time in which one more may come: 50 in a second. The synthetic addresses inside last for longer at this
-/// pace than they are kept for ([`crate::guest::names`]), and a package manager asks for dozens, once.
-const STEP: Duration = Duration::from_millis(20);
+/// So many at once, and then one in each step.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Rate {
+    burst: u32,
+    step: Duration,
+}
+
+impl Rate {
+    /// The rate at which names may be asked for inside: 500 at once, then 50 in a second. The synthetic addresses
+    /// there last for longer at this pace than they are kept for ([`crate::guest::names`]), and a package manager
+    /// asks for dozens, once.
+    pub(super) const INSIDE: Self = Self {
+        burst: 500,
+        step: Duration::from_millis(20),
+    };
+
+    /// So many in a second, and those of this many seconds at once; `None`, which is no bound, if that is 0.
+    pub(super) fn per_second(count: u32, seconds: u32) -> Option<Self> {
+        let step = Duration::from_secs(1).checked_div(count)?;
+        let burst = count.saturating_mul(seconds);
+        Some(Self { burst, step })
+    }
+}
+
 /// How often an excess is told of.
 const WORD: Duration = Duration::from_secs(1);
 
 /// A bucket that fills with time.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Pace {
+    /// Everything passes without one.
+    rate: Option<Rate>,
     /// When it will be full; `None` until it was first used.
     full_at: Option<Instant>,
     told: Option<Instant>,
@@ -29,11 +50,30 @@ pub(super) enum Paced {
 }
 
 impl Pace {
+    pub(super) fn new(rate: Option<Rate>) -> Self {
+        Self {
+            rate,
+            full_at: None,
+            told: None,
+        }
+    }
+
+    /// Takes one that will be there within some time, and returns how long that is.
+    pub(super) fn take_within(&mut self, patience: Duration, now: Instant) -> Option<Duration> {
+        let Some(Rate { burst, step }) = self.rate else {
+            return Some(Duration::ZERO);
+        };
+        let full_at = self.full_at.map_or(now, |at| at.max(now)) + step;
+        let wait = full_at.duration_since(now).saturating_sub(step * burst);
+        (wait <= patience).then(|| {
+            self.full_at = Some(full_at);
+            wait
+        })
+    }
+
     /// Takes one, if there is one.
     pub(super) fn take(&mut self, now: Instant) -> Paced {
-        let full_at = self.full_at.map_or(now, |at| at.max(now)) + STEP;
-        if full_at.duration_since(now) <= STEP * BURST {
-            self.full_at = Some(full_at);
+        if self.take_within(Duration::ZERO, now).is_some() {
             return Paced::Pass;
         }
         let tell = self
@@ -52,22 +92,43 @@ mod tests {
 
     #[test]
     fn e51_a_burst_passes_and_then_one_in_each_step() {
-        let mut pace = Pace::default();
+        let Rate { burst, step } = Rate::INSIDE;
+        let mut pace = Pace::new(Some(Rate::INSIDE));
         let start = Instant::now();
-        for _ in 0..BURST {
+        for _ in 0..burst {
             assert_eq!(pace.take(start), Paced::Pass);
         }
         assert_eq!(pace.take(start), Paced::Excess { tell: true });
         assert_eq!(pace.take(start), Paced::Excess { tell: false });
-        assert_eq!(pace.take(start + STEP), Paced::Pass);
+        assert_eq!(pace.take(start + step), Paced::Pass);
         assert_eq!(
-            pace.take(start + STEP),
+            pace.take(start + step),
             Paced::Excess { tell: false },
             "only one"
         );
-        assert_eq!(pace.take(start + STEP * 2), Paced::Pass);
-        let later = start + STEP * 2 * BURST;
-        let passed = (0..BURST * 2).filter(|_| pace.take(later) == Paced::Pass);
-        assert_eq!(passed.count(), BURST as usize, "it does not overflow");
+        assert_eq!(pace.take(start + step * 2), Paced::Pass);
+        let later = start + step * 2 * burst;
+        let passed = (0..burst * 2).filter(|_| pace.take(later) == Paced::Pass);
+        assert_eq!(passed.count(), burst as usize, "it does not overflow");
+    }
+
+    #[test]
+    fn what_will_be_there_in_time_can_be_taken_now() {
+        let mut pace = Pace::new(Rate::per_second(10, 1));
+        let now = Instant::now();
+        let patience = Duration::from_millis(250);
+        let waits: Vec<_> = std::iter::from_fn(|| pace.take_within(patience, now)).collect();
+        let millis: Vec<_> = waits.iter().map(Duration::as_millis).collect();
+        assert_eq!(millis, [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 100, 200]);
+        let later = now + Duration::from_secs(10);
+        assert_eq!(pace.take_within(patience, later), Some(Duration::ZERO));
+    }
+
+    #[test]
+    fn without_a_rate_everything_passes() {
+        let mut pace = Pace::new(Rate::per_second(0, 10));
+        let now = Instant::now();
+        assert!((0..100_000).all(|_| pace.take(now) == Paced::Pass));
+        assert!(Rate::per_second(u32::MAX, u32::MAX).is_some());
     }
 }

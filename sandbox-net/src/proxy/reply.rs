@@ -29,17 +29,18 @@ struct Answer<'a> {
 }
 
 /// Answers a denial: 403, or 502 if the name has no address, which is nobody's decision, or 400 if the request can
-/// be read in more than one way.
+/// be read in more than one way, or 429 (RFC 6585, 4) if it is one too many for now.
 pub(crate) fn denied(target: &Target, denial: &Denial) -> Response<Body> {
     let status = match denial.reason {
         Reason::Unresolved => StatusCode::BAD_GATEWAY,
         Reason::Ambiguous => StatusCode::BAD_REQUEST,
+        Reason::Busy => StatusCode::TOO_MANY_REQUESTS,
         _ => StatusCode::FORBIDDEN,
     };
     let answer = Answer {
         error: match status {
             StatusCode::FORBIDDEN => "denied",
-            StatusCode::BAD_REQUEST => "refused",
+            StatusCode::BAD_REQUEST | StatusCode::TOO_MANY_REQUESTS => "refused",
             _ => "unreachable",
         },
         reason: denial.reason.as_str(),
@@ -76,6 +77,27 @@ pub(crate) fn refused(refusal: &Refusal, version: Version) -> Response<Body> {
         let close = HeaderValue::from_static("close");
         response.headers_mut().insert(header::CONNECTION, close);
     }
+    response
+}
+
+/// Why a request is refused that is one too many.
+pub(crate) const TOO_MANY: &str = "this sandbox sends too many requests";
+
+/// Answers a request that is one too many for now: 429, whoever it is for.
+pub(crate) fn too_many() -> Response<Body> {
+    let answer = Answer {
+        error: "refused",
+        reason: "busy",
+        message: TOO_MANY,
+        host: None,
+        port: None,
+        rule: None,
+        credential: None,
+        remedy: Some("ask again in a moment, and less often"),
+    };
+    let mut response = json(StatusCode::TOO_MANY_REQUESTS, &answer);
+    let second = HeaderValue::from_static("1");
+    response.headers_mut().insert(header::RETRY_AFTER, second);
     response
 }
 

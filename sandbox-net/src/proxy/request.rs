@@ -142,8 +142,8 @@ fn check_host(headers: &HeaderMap) -> Result<(), Refusal> {
         .ok_or(Refusal::Malformed("the Host header is not a host"))
 }
 
-/// Removes what concerns one connection only (RFC 9110, 7.6.1), what is meant for a proxy, and everything that
-/// `Connection` names.
+/// Removes what concerns one connection only (RFC 9110, 7.6.1), what is meant for a proxy, everything that
+/// `Connection` names, and what some origins read as the framing: to many `_` is `-`.
 pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     let named: Vec<HeaderName> = headers
         .get_all(header::CONNECTION)
@@ -154,10 +154,15 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
         // Not the framing of the message, nor where it goes: a client could unmake them so.
         .filter(|name| *name != header::CONTENT_LENGTH && *name != header::HOST)
         .collect();
-    for name in named.iter().chain(&HOP_BY_HOP) {
+    for name in named.iter().chain(&HOP_BY_HOP).chain(&LOOK_ALIKES) {
         headers.remove(name);
     }
 }
+
+const LOOK_ALIKES: [HeaderName; 2] = [
+    HeaderName::from_static("content_length"),
+    HeaderName::from_static("transfer_encoding"),
+];
 
 const HOP_BY_HOP: [HeaderName; 10] = [
     header::CONNECTION,
@@ -259,6 +264,19 @@ mod tests {
                 assert!(read_absolute(&uri).is_err(), "{uri}");
             }
         }
+    }
+
+    #[test]
+    fn e14_what_some_read_as_framing_is_removed() {
+        let fields = [
+            ("Transfer_Encoding", "chunked"),
+            ("content_length", "3"),
+            ("content_type", "x"),
+        ];
+        let mut headers = head("GET", "http://a.com/", &fields).headers;
+        strip_hop_by_hop(&mut headers);
+        let left: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+        assert_eq!(left, ["content_type"]);
     }
 
     #[test]

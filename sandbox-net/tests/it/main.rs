@@ -13,4 +13,5 @@ mod exchange;
 mod guest;
 mod inspect;
 mod limits;
+mod smuggling;
 mod tunnel;

@@ -61,7 +61,11 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
         ));
     }
     let rules = arguments.rules()?;
-    let limits = Limits::default().with_connections(connections);
+    // Of many clients, no rate is too high.
+    let limits = Limits::default()
+        .with_connections(connections)
+        .with_requests_per_second(0)
+        .with_lookups_per_second(0);
     let proxy = Proxy::builder(Arc::new(rules)).limits(limits).build();
     let writing = events::write(&proxy, &arguments)?;
     let listener = TcpListener::bind(arguments.listen).await?;

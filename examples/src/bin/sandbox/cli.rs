@@ -38,7 +38,9 @@ Examples:
   sandbox network proxy lab                                      show the rules
   sandbox network proxy lab --allow-host '*.example.com'           add one
   sandbox network proxy lab --policy deny --allow-host example.org  begin anew
-  sandbox network log lab
+  sandbox network allow lab example.com '*.example.org'            add some, live
+  sandbox network block lab evil.example.org
+  sandbox network log lab --follow --blocked
   sandbox network check lab https://www.example.com/";
 
 const CP_EXAMPLES: &str = "\
@@ -278,6 +280,10 @@ pub(crate) enum Network {
     Proxy(Proxy),
     /// Show a sandbox's rules in the form of a file, for --rules-file
     Rules(ShowRules),
+    /// Allow hosts, from now on
+    Allow(Hosts),
+    /// Block hosts, from now on and for live connections too
+    Block(Hosts),
     /// Show what was decided
     Log(Log),
     /// Tell whether a URL would be let through: exit status 0 if so, 1 if not
@@ -306,9 +312,24 @@ pub(crate) struct ShowRules {
 pub(crate) struct Log {
     /// The sandbox
     pub(crate) name: String,
+    /// Go on with what comes, until a signal or until the sandbox is removed
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+    /// Only what was not let through
+    #[arg(long)]
+    pub(crate) blocked: bool,
     /// As JSON, one object a line
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Hosts {
+    /// The sandbox
+    pub(crate) name: String,
+    /// HOST, *.DOMAIN, ADDRESS or NETWORK, each with :PORT if only one is meant
+    #[arg(required = true, value_name = "PATTERN")]
+    pub(crate) patterns: Vec<String>,
 }
 
 #[derive(Debug, Args)]

@@ -37,6 +37,7 @@ mod remove;
 mod run;
 mod session;
 mod setup;
+mod tail;
 mod terminal;
 
 use std::process::ExitCode;

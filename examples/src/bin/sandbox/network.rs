@@ -1,7 +1,6 @@
-//! `network proxy`, `network rules`, `network log`, `network check`.
+//! `network proxy`, `network rules`, `network allow`, `network block`, `network log`, `network check`.
 
 use std::fmt::Write as _;
-use std::io::ErrorKind;
 use std::time::{Duration, UNIX_EPOCH};
 
 use sandbox_core::net::policy::{Clause, RuleSet, Verdict};
@@ -9,10 +8,12 @@ use sandbox_core::net::resolve::SystemResolver;
 use sandbox_core::{Dirs, Sandbox, net};
 use serde_json::Value;
 
-use crate::cli::{self, Network};
+use crate::cli::{self, Hosts, Network};
 use crate::creation;
 use crate::failure::{Failure, one_line};
+use crate::interrupt::Interrupts;
 use crate::output::{self, BAD, GOOD, QUIET, styled};
+use crate::tail::Tail;
 
 /// What `check` answers with for what would be denied.
 const DENIED: u8 = 1;
@@ -22,6 +23,14 @@ pub(crate) async fn network(dirs: &Dirs, verb: Network) -> Result<u8, Failure> {
     match verb {
         Network::Proxy(arguments) => proxy(dirs, &arguments).await,
         Network::Rules(arguments) => rules(dirs, &arguments).await,
+        Network::Allow(hosts) => {
+            let rules = patterns(&hosts, |rules, pattern| rules.allow(pattern))?;
+            extend(dirs, &hosts.name, rules).await
+        }
+        Network::Block(hosts) => {
+            let rules = patterns(&hosts, |rules, pattern| rules.block(pattern))?;
+            extend(dirs, &hosts.name, rules).await
+        }
         Network::Log(arguments) => log(dirs, &arguments).await,
         Network::Check(arguments) => check(dirs, &arguments).await,
     }
@@ -67,32 +76,64 @@ async fn rules(dirs: &Dirs, arguments: &cli::ShowRules) -> Result<u8, Failure> {
     Ok(0)
 }
 
+async fn extend(dirs: &Dirs, name: &str, added: RuleSet) -> Result<u8, Failure> {
+    let sandbox = Sandbox::connect_in(dirs.clone(), name).await?;
+    let rules = sandbox.extend_network(added).await?;
+    output::print(shown(&rules).as_bytes())?;
+    Ok(0)
+}
+
+/// Reads patterns into rules of one kind.
+fn patterns(
+    arguments: &Hosts,
+    add: fn(RuleSet, &str) -> Result<RuleSet, net::Error>,
+) -> Result<RuleSet, Failure> {
+    let mut patterns = arguments.patterns.iter();
+    let rules = patterns.try_fold(RuleSet::deny(), |rules, pattern| add(rules, pattern));
+    rules.map_err(|error| Failure::from_error(&error))
+}
+
+/// How often a log that is followed is looked at.
+const LOOK: Duration = Duration::from_millis(200);
+
 async fn log(dirs: &Dirs, arguments: &cli::Log) -> Result<u8, Failure> {
     let sandbox = Sandbox::connect_in(dirs.clone(), &arguments.name).await?;
     let path = sandbox.network_log();
-    for part in [path.with_extension("jsonl.1"), path] {
-        let text = match std::fs::read_to_string(&part) {
-            Ok(text) => text,
-            // Nothing was decided yet.
-            Err(error) if error.kind() == ErrorKind::NotFound => continue,
-            Err(error) => return Err(Failure::new(format!("read {}", part.display()), error)),
+    let failed = |error| Failure::new(format!("read {}", path.display()), error);
+    let mut interrupts = Interrupts::listen()?;
+    let mut tail = Tail::of(path.clone());
+    loop {
+        let removed = tail.is_removed();
+        let lines = tail.more().map_err(failed)?;
+        output::print(told(&lines, arguments).as_bytes())?;
+        if !arguments.follow || removed {
+            return Ok(0);
+        }
+        interrupts.or(tokio::time::sleep(LOOK)).await?;
+    }
+}
+
+/// Returns what is to be shown of these lines.
+fn told(lines: &str, arguments: &cli::Log) -> String {
+    let mut text = String::new();
+    for written in lines.lines() {
+        let Ok(event) = serde_json::from_str::<Value>(written) else {
+            continue;
         };
-        if arguments.json {
-            output::print(text.as_bytes())?;
+        if arguments.blocked && !is_blocked(&event) {
             continue;
         }
-        // A line that is being written is not yet one.
-        let events = text
-            .lines()
-            .filter_map(|line| serde_json::from_str(line).ok());
-        output::print(
-            events
-                .map(|event| line(&event))
-                .collect::<String>()
-                .as_bytes(),
-        )?;
+        match arguments.json {
+            true => text.extend([written, "\n"]),
+            false => text += &line(&event),
+        }
     }
-    Ok(0)
+    text
+}
+
+/// Whether something was not let through, or may have been: nobody knows what a gap swallowed.
+fn is_blocked(event: &Value) -> bool {
+    event["verdict"] == "deny" || event["kind"] == "refused" || event["kind"] == "gap"
 }
 
 /// Says an event in one line: when, what was decided, about what, why.
@@ -175,6 +216,32 @@ async fn check(dirs: &Dirs, arguments: &cli::Check) -> Result<u8, Failure> {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn what_was_blocked_is_told_of_and_what_may_have_been() {
+        let lines = concat!(
+            r#"{"kind":"decision","verdict":"allow","host":"a"}"#,
+            "\n",
+            r#"{"kind":"decision","verdict":"deny","host":"b"}"#,
+            "\nno event\n",
+            r#"{"kind":"refused"}"#,
+            "\n",
+            r#"{"kind":"gap","missed":3}"#,
+            "\n",
+        );
+        let shown = |blocked| {
+            let arguments = cli::Log {
+                name: "x".to_owned(),
+                follow: false,
+                blocked,
+                json: true,
+            };
+            told(lines, &arguments)
+        };
+        let all: Vec<_> = lines.lines().filter(|line| *line != "no event").collect();
+        assert_eq!(shown(false).lines().collect::<Vec<_>>(), all);
+        assert_eq!(shown(true).lines().collect::<Vec<_>>(), all[1..]);
+    }
 
     #[test]
     fn an_event_is_one_harmless_line() {

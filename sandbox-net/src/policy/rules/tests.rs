@@ -406,3 +406,30 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_set_that_is_extended_keeps_its_mode_and_has_each_rule_once() {
+    let present = RuleSet::open().allow("a.test").unwrap();
+    let reads = || Requests::new().methods(["GET"]).unwrap();
+    let added = RuleSet::deny()
+        .allow("A.test.")
+        .and_then(|rules| rules.allow("127.0.0.1:8080"))
+        .and_then(|rules| rules.allow_requests("a.test", reads()))
+        .and_then(|rules| rules.block("b.test"))
+        .unwrap();
+    let extended = present.clone().extended(&added).extended(&added);
+    assert_eq!(extended.mode(), Mode::Allow);
+    let written = |rules: &[Clause]| rules.iter().map(Clause::to_string).collect::<Vec<_>>();
+    let allowed = ["a.test", "127.0.0.1:8080", "a.test GET"];
+    assert_eq!(written(extended.allowed()), allowed);
+    assert_eq!(written(extended.blocked()), ["b.test"]);
+    assert_eq!(extended.limits(), None);
+    // What is added is in force as if it had been loaded so.
+    let judged = extended.judge(&Facts::new(
+        &"b.test:443".parse().unwrap(),
+        Carriage::Tunnel,
+    ));
+    assert_eq!(judged.denial().unwrap().reason, Reason::Blocked);
+    let nothing = present.extended(&RuleSet::deny().limited());
+    assert_eq!(nothing.limits(), Some(&[][..]));
+}

@@ -27,6 +27,7 @@ use super::{
         gate::{Answering, Asked, Gated},
         limits::Limits,
         meter::{Meter, Metered},
+        slow::{self, Timed},
     },
     Link, Protocol,
 };
@@ -35,6 +36,8 @@ use super::{
 pub(in crate::proxy) enum Upload {
     /// As it comes from the client.
     Client(Incoming),
+    /// As it comes from the client, unless that takes too long.
+    Timed(Timed),
     /// Made by the proxy, maybe of what comes from the client.
     Made(UnsyncBoxBody<Bytes, io::Error>),
 }
@@ -56,6 +59,7 @@ impl Body for Upload {
     ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         match self.get_mut() {
             Self::Client(body) => Pin::new(body).poll_frame(cx).map_err(io::Error::other),
+            Self::Timed(body) => Pin::new(body).poll_frame(cx),
             Self::Made(body) => Pin::new(body).poll_frame(cx),
         }
     }
@@ -63,6 +67,7 @@ impl Body for Upload {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Client(body) => body.is_end_stream(),
+            Self::Timed(body) => body.is_end_stream(),
             Self::Made(body) => body.is_end_stream(),
         }
     }
@@ -70,6 +75,7 @@ impl Body for Upload {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Client(body) => body.size_hint(),
+            Self::Timed(body) => body.size_hint(),
             Self::Made(body) => body.size_hint(),
         }
     }
@@ -172,6 +178,7 @@ impl Origin {
         };
         sent.map_err(|mut failed| Unsent {
             what: match failed.error() {
+                error if slow::is_cause(error) => slow::TOO_SLOW,
                 error if error.is_parse() => "the host's answer is not HTTP",
                 _ => "the host ended the connection without an answer",
             },

@@ -28,8 +28,13 @@ use sandbox_net::{
     inspect::Inspector,
     policy::RuleSet,
 };
-use tokio::{io::DuplexStream, net::TcpListener};
-use tokio_rustls::{TlsAcceptor, TlsConnector, client::TlsStream};
+use tokio::{
+    io::DuplexStream,
+    net::{TcpListener, TcpStream},
+};
+use tokio_rustls::{
+    TlsAcceptor, TlsConnector, client::TlsStream, server::TlsStream as ServerStream,
+};
 
 use crate::support::{Rebinding, client, connect, within};
 
@@ -72,46 +77,73 @@ impl Site {
     where
         S: Future<Output = Response<Body>> + Send + 'static,
     {
+        let heads: Arc<Mutex<Vec<String>>> = Arc::default();
+        let handler: Handler = Arc::new(move |request| Box::pin(handler(request)));
+        let seen = Arc::clone(&heads);
+        let serve = move |stream| {
+            let (handler, seen) = (Arc::clone(&handler), Arc::clone(&seen));
+            let service = service_fn(move |request: Request<Incoming>| {
+                let text = format!(
+                    "{} {} {:?}",
+                    request.method(),
+                    request.uri(),
+                    plain(&request)
+                );
+                seen.lock().unwrap().push(text);
+                let answer = handler(request);
+                async move { Ok::<_, Infallible>(answer.await) }
+            });
+            async move {
+                let http = auto::Builder::new(TokioExecutor::new());
+                drop(
+                    http.serve_connection_with_upgrades(TokioIo::new(stream), service)
+                        .await,
+                );
+            }
+        };
+        let site = Self::listen((protocols, flaw), serve).await;
+        Self { heads, ..site }
+    }
+
+    /// Hands each connection to a handler, decrypted.
+    pub(crate) async fn raw<S>(
+        protocols: &[&str],
+        handler: impl Fn(ServerStream<TcpStream>) -> S + Send + Sync + 'static,
+    ) -> Self
+    where
+        S: Future<Output = ()> + Send + 'static,
+    {
+        Self::listen((protocols, Flaw::None), handler).await
+    }
+
+    async fn listen<S>(
+        (protocols, flaw): (&[&str], Flaw),
+        handler: impl Fn(ServerStream<TcpStream>) -> S + Send + Sync + 'static,
+    ) -> Self
+    where
+        S: Future<Output = ()> + Send + 'static,
+    {
         let (root, config) = certificates(flaw, protocols);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let heads: Arc<Mutex<Vec<String>>> = Arc::default();
         let acceptor = TlsAcceptor::from(Arc::new(config));
-        let handler: Handler = Arc::new(move |request| Box::pin(handler(request)));
-        let seen = Arc::clone(&heads);
+        let handler = Arc::new(handler);
         tokio::spawn(async move {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
                 stream.set_nodelay(true).unwrap();
-                let (acceptor, handler, seen) =
-                    (acceptor.clone(), Arc::clone(&handler), Arc::clone(&seen));
+                let (acceptor, handler) = (acceptor.clone(), Arc::clone(&handler));
                 tokio::spawn(async move {
-                    let Ok(stream) = acceptor.accept(stream).await else {
-                        return;
-                    };
-                    let service = service_fn(move |request: Request<Incoming>| {
-                        let text = format!(
-                            "{} {} {:?}",
-                            request.method(),
-                            request.uri(),
-                            plain(&request)
-                        );
-                        seen.lock().unwrap().push(text);
-                        let answer = handler(request);
-                        async move { Ok::<_, Infallible>(answer.await) }
-                    });
-                    let http = auto::Builder::new(TokioExecutor::new());
-                    drop(
-                        http.serve_connection_with_upgrades(TokioIo::new(stream), service)
-                            .await,
-                    );
+                    if let Ok(stream) = acceptor.accept(stream).await {
+                        handler(stream).await;
+                    }
                 });
             }
         });
         Self {
             address,
             root,
-            heads,
+            heads: Arc::default(),
         }
     }
 
