@@ -547,12 +547,14 @@ mod tests {
         .unwrap();
         std::mem::forget(staging);
         assert!(place.join(name).exists());
+        let left = || -> Vec<_> {
+            let entries = std::fs::read_dir(&place).unwrap();
+            entries.map(|entry| entry.unwrap().path()).collect()
+        };
         let staging = Staging::open(&root, None, None).unwrap();
+        assert_eq!(left().len(), 1, "before anything is staged");
         drop(staging);
-        let left: Vec<_> = std::fs::read_dir(&place)
-            .unwrap()
-            .map(|e| e.unwrap().path())
-            .collect();
+        let left = left();
         assert_eq!(left.len(), 1);
         assert_eq!(std::fs::read_to_string(&left[0]).unwrap(), "the only copy");
     }

@@ -248,7 +248,10 @@ mod tests {
     #[test]
     fn e02_what_is_not_a_named_client_hello_is_told_apart() {
         assert_eq!(read(&record(&message(&[]))), Some(Hello::Unnamed));
+        let mut data = record(&message(&[]));
+        data[0] = 23;
         for bytes in [
+            data,
             b"SSH-2.0-OpenSSH\r\n".to_vec(),
             b"GET / HTTP/1.1\r\n\r\n".to_vec(),
             vec![CONTENT_HANDSHAKE, 2, 0],

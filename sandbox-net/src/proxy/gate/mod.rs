@@ -468,6 +468,8 @@ mod tests {
             "FFFFFFFFFFFFFFFF\r\n",
             "0000000000000000\r\n",
             "0\r\nX: y\n\r\n",
+            "0\r\nX: y\n",
+            "0\r\n\n",
             "5\rhello",
         ] {
             let text =

@@ -404,6 +404,27 @@ async fn e62_headers_that_unpack_to_too_much_are_not_served() {
     assert_eq!(*origin.connections.lock().unwrap(), 0);
 }
 
+/// A client that does not wait for its turn, as the library below does: 128 streams are left open, then one more.
+#[tokio::test]
+async fn e62_a_stream_beyond_the_bound_is_reset() {
+    let Tunnel { mut client, .. } = tunnel(Protocol::Http2, Protocol::Http2).await;
+    let mut sent = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    sent.extend(frame(4, 0, 0, &[]));
+    // END_HEADERS without END_STREAM: the request's body is still to come.
+    sent.extend((0..129).flat_map(|number| frame(1, 4, number * 2 + 1, HEAD)));
+    client.write_all(&sent).await.unwrap();
+    const REFUSED_STREAM: u32 = 7;
+    let refusal = frame(3, 0, 128 * 2 + 1, &REFUSED_STREAM.to_be_bytes());
+    let mut answer = Vec::new();
+    let refused = async {
+        while !answer.windows(refusal.len()).any(|bytes| bytes == refusal) {
+            assert_ne!(client.read_buf(&mut answer).await.unwrap(), 0);
+        }
+    };
+    let limit = Duration::from_secs(5);
+    assert!(tokio::time::timeout(limit, refused).await.is_ok());
+}
+
 #[tokio::test]
 async fn e62_streams_beyond_the_bound_are_refused_and_the_connection_lives() {
     let Tunnel { client, .. } = tunnel(Protocol::Http2, Protocol::Http2).await;
