@@ -15,7 +15,7 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `secret` | a value, and where it comes from |
+//! | `secret`, `keyring` | a value, and where it comes from |
 //! | `place` | where it goes: places, grants, credentials as they are written down |
 //! | `placeholder`, `scan` | what the guest gets; finding it in any encoding |
 //! | `swap`, `query` | a request's head in, decision out |
