@@ -11,7 +11,7 @@ use sandbox_base::ErrorKind;
 use crate::{
     Error,
     credentials::{
-        Credential, Grant, Placeholder, Secret, Source, placeholder::MARKER, scan::Needles,
+        Credential, Grant, Placeholder, Refusal, Secret, Source, placeholder::MARKER, scan::Needles,
     },
     policy::Target,
 };
@@ -270,11 +270,19 @@ impl Table {
             .collect()
     }
 
-    /// Returns the name of a credential whose placeholder was found in a body on its way to a target, if it does
-    /// not belong there.
-    pub(crate) fn misdirected(&self, index: usize, target: &Target) -> Option<&str> {
+    /// Says why a body must not hold a placeholder on its way to a target, or without TLS to any; `None` if it may.
+    pub(crate) fn misdirected(&self, index: usize, target: Option<&Target>) -> Option<Refusal> {
         let entry = &self.entries[index];
+        let name = || entry.name.clone();
+        let Some(target) = target else {
+            return Some(Refusal::Plain(name()));
+        };
         let bound = entry.grants.iter().any(|grant| grant.target == *target);
-        (!bound).then_some(&entry.name)
+        (!bound).then(|| Refusal::Unbound(name()))
+    }
+
+    /// Tells whether there is nothing to look for.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
     }
 }

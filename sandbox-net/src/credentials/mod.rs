@@ -10,8 +10,9 @@
 //! ```
 //!
 //! A placeholder is replaced in the [`Place`]s of a [`Grant`], on the way to exactly its host and port, inside TLS that
-//! was verified; anywhere else the request is refused with the reason. On a granted host every other credential is
-//! refused as well ([`Grant::beside_others`] allows them). A grant opens no egress: a rule has to, too.
+//! was verified; anywhere else the request is refused with the reason, and over plain HTTP where one ends in its body.
+//! On a granted host every other credential is refused as well ([`Grant::beside_others`] allows them). A grant opens no
+//! egress: a rule has to, too.
 //!
 //! | file | holds |
 //! |---|---|

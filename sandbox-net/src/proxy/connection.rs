@@ -232,12 +232,6 @@ impl Answering {
                 response
             }
             Ok(Ask::Http(target)) => {
-                #[cfg(feature = "inspect")]
-                if let Front::Forward = &self.front
-                    && let Some(response) = inspected::refuse_plain(&self.client, &target, &head)
-                {
-                    return response;
-                }
                 let request = Request::from_parts(head, Upload::Client(body));
                 match &self.front {
                     Front::Forward | Front::Captured(_) => {

@@ -1,4 +1,4 @@
-//! Secrets into requests inside a tunnel that was opened, and out of their answers.
+//! Secrets into requests inside a tunnel that was opened, and out of their answers; without TLS no placeholder passes.
 
 use std::sync::{Arc, OnceLock};
 
@@ -94,6 +94,36 @@ pub(in crate::proxy) async fn swap(
     Ok((Request::from_parts(head, body), after))
 }
 
+/// Refuses a request that would carry a placeholder without TLS, in its head at once, in its body where it ends.
+pub(in crate::proxy) fn watch_plain(
+    client: &Client,
+    target: &Target,
+    request: Request<Upload>,
+) -> Result<(Request<Upload>, After), Response<Body>> {
+    let inspector = client.shared.inspector.as_ref();
+    let table = inspector.and_then(|inspector| Some(inspector.credentials()?.table()));
+    let Some(table) = table.filter(|table| !table.is_empty()) else {
+        return Ok((request, After::default()));
+    };
+    let judging = Judging {
+        client,
+        target,
+        table,
+        told: Told::of(&request),
+    };
+    let (head, mut body) = request.into_parts();
+    let passed = judging.table.check_plain(&head);
+    passed.map_err(|refusal| judging.refuse(&refusal))?;
+    let after = After {
+        target: Some(target.clone()),
+        ..After::default()
+    };
+    if !body.is_end_stream() {
+        body = judging.watch(body, None, &after.stopped);
+    }
+    Ok((Request::from_parts(head, body), after))
+}
+
 impl Judging<'_> {
     /// Puts secrets into a body, or has it looked through as it streams.
     async fn body(
@@ -106,7 +136,8 @@ impl Judging<'_> {
             return Ok(body);
         }
         let Some(limit) = swap.hold else {
-            return Ok(Upload::Made(self.watch(body, stopped).boxed_unsync()));
+            let target = Some(self.target.clone());
+            return Ok(self.watch(body, target, stopped));
         };
         let name = || self.table.names_for(self.target).join(", ");
         let encoded = head.headers.get(header::CONTENT_ENCODING);
@@ -135,14 +166,20 @@ impl Judging<'_> {
         Ok(Upload::Made(body.boxed_unsync()))
     }
 
-    fn watch(&self, body: Upload, stopped: &Arc<OnceLock<Refusal>>) -> Watched {
+    /// Has a body looked through as it streams to a target, or to none that may have a placeholder.
+    fn watch(
+        &self,
+        body: Upload,
+        bound: Option<Target>,
+        stopped: &Arc<OnceLock<Refusal>>,
+    ) -> Upload {
         let (client, target, told) = (self.client.clone(), self.target.clone(), self.told.clone());
         let verdict = self.table.tolerant;
-        Watched {
+        let watched = Watched {
             body,
             scanner: self.table.scanner(),
             table: Arc::clone(&self.table),
-            target: self.target.clone(),
+            target: bound,
             report: Box::new(move |refusal| {
                 client.emit(Kind::Alert, |event| {
                     let event = told.fill(event.with_target(&target)).with_refusal(refusal);
@@ -155,38 +192,23 @@ impl Judging<'_> {
             }),
             stopped: Arc::clone(stopped),
             reported: false,
-        }
+        };
+        Upload::Made(watched.boxed_unsync())
     }
 
     fn fill(&self, event: Event) -> Event {
         self.told.fill(event.with_target(self.target))
     }
 
+    /// Tells of a refusal and answers it.
     fn refuse(&self, refusal: &Refusal) -> Response<Body> {
-        refuse(self.client, (self.target, &self.told), refusal)
+        let kind = if refusal.is_alert() {
+            Kind::Alert
+        } else {
+            Kind::Decision
+        };
+        self.client
+            .emit(kind, |event| self.fill(event).with_refusal(refusal));
+        reply::withheld(self.target, refusal)
     }
-}
-
-/// Tells of a refusal and answers it.
-fn refuse(client: &Client, (target, told): (&Target, &Told), refusal: &Refusal) -> Response<Body> {
-    let kind = if refusal.is_alert() {
-        Kind::Alert
-    } else {
-        Kind::Decision
-    };
-    client.emit(kind, |event| {
-        told.fill(event.with_target(target)).with_refusal(refusal)
-    });
-    reply::withheld(target, refusal)
-}
-
-/// Refuses a request that would carry a placeholder without TLS.
-pub(in crate::proxy) fn refuse_plain(
-    client: &Client,
-    target: &Target,
-    head: &Parts,
-) -> Option<Response<Body>> {
-    let credentials = client.shared.inspector.as_ref()?.credentials()?;
-    let refusal = credentials.table().check_plain(head).err()?;
-    Some(refuse(client, (target, &Told::of_head(head)), &refusal))
 }
