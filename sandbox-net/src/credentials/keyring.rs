@@ -190,5 +190,6 @@ mod system {
     }
 }
 
-#[cfg(all(test, feature = "keyring", target_os = "linux"))]
+#[cfg(test)]
+#[cfg(all(feature = "keyring", target_os = "linux"))]
 mod tests;

@@ -90,7 +90,7 @@ pub(super) async fn plain(
     #[cfg(feature = "inspect")]
     let (request, after) = match swapping::watch_plain(client, &target, request) {
         Ok(watched) => watched,
-        Err(refused) => return refused,
+        Err(refused) => return *refused,
     };
     let response = match client.judge(&target, Some(line_of(&request))).await {
         Ok(passed) => {

@@ -8,6 +8,8 @@ use http_body_util::{BodyExt, Either, Full, LengthLimitError, Limited};
 use hyper::body::Body as _;
 
 use super::body::{Scrubbing, Watched, scrub_headers};
+#[cfg(feature = "sigv4")]
+use crate::{credentials::Signing, proxy::inside::authority_value};
 use crate::{
     credentials::{Refusal, Scrubber, Swap, Table},
     event::{Event, Kind},
@@ -81,6 +83,12 @@ pub(in crate::proxy) async fn swap(
     let mut swap = swapped.map_err(|refusal| judging.refuse(&refusal))?;
     let stopped = Arc::default();
     let body = judging.body((&mut head, body), &mut swap, &stopped).await?;
+    #[cfg(feature = "sigv4")]
+    if let Some(signing) = swap.signing.take() {
+        let host = authority_value(judging.target);
+        let signed = signing.finish(&mut head, &host);
+        signed.map_err(|refusal| judging.refuse(&refusal))?;
+    }
     for name in &swap.used {
         client.emit(Kind::Credential, |event| {
             judging.fill(event).with_credential(name).with_allow(None)
@@ -99,7 +107,7 @@ pub(in crate::proxy) fn watch_plain(
     client: &Client,
     target: &Target,
     request: Request<Upload>,
-) -> Result<(Request<Upload>, After), Response<Body>> {
+) -> Result<(Request<Upload>, After), Box<Response<Body>>> {
     let inspector = client.shared.inspector.as_ref();
     let table = inspector.and_then(|inspector| Some(inspector.credentials()?.table()));
     let Some(table) = table.filter(|table| !table.is_empty()) else {
@@ -113,7 +121,7 @@ pub(in crate::proxy) fn watch_plain(
     };
     let (head, mut body) = request.into_parts();
     let passed = judging.table.check_plain(&head);
-    passed.map_err(|refusal| judging.refuse(&refusal))?;
+    passed.map_err(|refusal| Box::new(judging.refuse(&refusal)))?;
     let after = After {
         target: Some(target.clone()),
         ..After::default()
@@ -133,15 +141,22 @@ impl Judging<'_> {
         stopped: &Arc<OnceLock<Refusal>>,
     ) -> Result<Upload, Response<Body>> {
         if body.is_end_stream() {
+            #[cfg(feature = "sigv4")]
+            if let Some(signing) = &mut swap.signing {
+                signing.take_body(b"", b"");
+            }
             return Ok(body);
         }
-        let Some(limit) = swap.hold else {
+        let hold = swap.hold;
+        #[cfg(feature = "sigv4")]
+        let hold = hold.max(swap.signing.as_ref().and_then(Signing::hold));
+        let Some(limit) = hold else {
             let target = Some(self.target.clone());
             return Ok(self.watch(body, target, stopped));
         };
         let name = || self.table.names_for(self.target).join(", ");
         let encoded = head.headers.get(header::CONTENT_ENCODING);
-        if encoded.is_some_and(|coding| coding != "identity") {
+        if swap.hold.is_some() && encoded.is_some_and(|coding| coding != "identity") {
             return Err(self.refuse(&Refusal::BodyEncoded(name())));
         }
         let whole = match Limited::new(body, limit).collect().await {
@@ -158,6 +173,10 @@ impl Judging<'_> {
         let swapped = self.table.swap_body(self.target, kind, &whole);
         let (body, used) = swapped.map_err(|refusal| self.refuse(&refusal))?;
         swap.used.extend(used);
+        #[cfg(feature = "sigv4")]
+        if let Some(signing) = &mut swap.signing {
+            signing.take_body(&whole, &body);
+        }
         if head.headers.contains_key(header::CONTENT_LENGTH) {
             head.headers
                 .insert(header::CONTENT_LENGTH, body.len().into());
