@@ -8,10 +8,12 @@ use std::{
 
 use sandbox_base::ErrorKind;
 
+#[cfg(feature = "sigv4")]
+use crate::credentials::{Place, sigv4};
 use crate::{
     Error,
     credentials::{
-        Credential, Grant, Placeholder, Secret, Source, placeholder::MARKER, scan::Needles,
+        Credential, Grant, Placeholder, Refusal, Secret, Source, placeholder::MARKER, scan::Needles,
     },
     policy::Target,
 };
@@ -46,7 +48,8 @@ impl Credentials {
     /// # Errors
     ///
     /// `Invalid` for a name that is used twice or has other characters than letters, digits, `-`, `_` and `.`,
-    /// for a variable's name that is none, for a value to be scrubbed of fewer than eight bytes; and what
+    /// for a variable's name that is none, for a value to be scrubbed of fewer than eight bytes or without the
+    /// keys that signatures need; and what
     /// [`Source::load`] answers.
     pub async fn load(credentials: impl IntoIterator<Item = Credential>) -> Result<Self, Error> {
         let (mut entries, mut names) = (Vec::new(), HashSet::new());
@@ -56,7 +59,11 @@ impl Credentials {
                 return Err(invalid(&credential.name, "there are two of this name"));
             }
             let secret = credential.source.load().await?;
-            check_value(&credential, &secret)?;
+            check_value(
+                (&credential.name, credential.scrub),
+                &credential.grants,
+                &secret,
+            )?;
             entries.push(Entry {
                 placeholder: Placeholder::new(&credential.prefix)?,
                 name: credential.name,
@@ -124,16 +131,12 @@ impl Credentials {
     ///
     /// # Errors
     ///
-    /// `NotFound` without such a credential; `Invalid` for a short one that is to be scrubbed.
+    /// `NotFound` without such a credential; `Invalid` for a short one that is to be scrubbed, and for one
+    /// without the keys that signatures need.
     pub fn replace(&self, name: &str, secret: Secret) -> Result<(), Error> {
-        let scrub = |entry: &&Entry| entry.name == name && entry.scrub;
-        if self.table().entries.iter().any(|entry| scrub(&entry))
-            && secret.expose().len() < MIN_SCRUB
-        {
-            return Err(invalid(
-                name,
-                "a value that is scrubbed has eight bytes at least",
-            ));
+        let table = self.table();
+        if let Some(entry) = table.entries.iter().find(|entry| entry.name == name) {
+            check_value((name, entry.scrub), &entry.grants, &secret)?;
         }
         if self.change_entry(name, |entry| entry.secret = Some(secret)) {
             return Ok(());
@@ -220,13 +223,22 @@ fn check(credential: &Credential) -> Result<(), Error> {
     Ok(())
 }
 
-fn check_value(credential: &Credential, secret: &Secret) -> Result<(), Error> {
-    if credential.scrub && secret.expose().len() < MIN_SCRUB {
-        return Err(invalid(
-            &credential.name,
-            "a value that is scrubbed has eight bytes at least",
-        ));
+fn check_value((name, scrub): (&str, bool), grants: &[Grant], value: &Secret) -> Result<(), Error> {
+    if scrub && value.expose().len() < MIN_SCRUB {
+        let reason = "a value that is scrubbed has eight bytes at least";
+        return Err(invalid(name, reason));
     }
+    #[cfg(feature = "sigv4")]
+    {
+        let mut places = grants.iter().flat_map(|grant| &grant.places);
+        let signs = places.any(|place| matches!(place, Place::SigV4(_)));
+        if signs && !sigv4::is_keys(value) {
+            let reason = "the value for signatures is `<access key id>:<secret access key>`";
+            return Err(invalid(name, reason));
+        }
+    }
+    #[cfg(not(feature = "sigv4"))]
+    let _ = grants;
     Ok(())
 }
 
@@ -270,11 +282,19 @@ impl Table {
             .collect()
     }
 
-    /// Returns the name of a credential whose placeholder was found in a body on its way to a target, if it does
-    /// not belong there.
-    pub(crate) fn misdirected(&self, index: usize, target: &Target) -> Option<&str> {
+    /// Says why a body must not hold a placeholder on its way to a target, or without TLS to any; `None` if it may.
+    pub(crate) fn misdirected(&self, index: usize, target: Option<&Target>) -> Option<Refusal> {
         let entry = &self.entries[index];
+        let name = || entry.name.clone();
+        let Some(target) = target else {
+            return Some(Refusal::Plain(name()));
+        };
         let bound = entry.grants.iter().any(|grant| grant.target == *target);
-        (!bound).then_some(&entry.name)
+        (!bound).then(|| Refusal::Unbound(name()))
+    }
+
+    /// Tells whether there is nothing to look for.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
     }
 }

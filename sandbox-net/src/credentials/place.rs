@@ -11,6 +11,9 @@ use crate::{
 
 /// The most of a body that is held to put a secret into it, unless said otherwise: 1 MiB.
 pub const BODY_LIMIT: usize = 1 << 20;
+/// The most that can be said otherwise.
+const MOST: usize = 64 << 20;
+const TOO_MUCH: &str = "a body is held up to 64 MiB at most";
 
 /// A place in a request where a placeholder is replaced by its secret. Everywhere else it is refused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +33,16 @@ pub enum Place {
     /// Anywhere in a body, in plain text, as a JSON string or as a form's field. The body is held until it is
     /// complete; one with more bytes than this is refused.
     Body(usize),
+    /// The signature of `Authorization: AWS4-HMAC-SHA256` (AWS Signature Version 4, feature `sigv4`), which is made
+    /// anew. The value is `<access key id>:<secret access key>`, and `:<session token>` for temporary keys; clients
+    /// inside take the placeholder for both keys and have no token, so the variables are `AWS_ACCESS_KEY_ID` and
+    /// `AWS_SECRET_ACCESS_KEY`.
+    ///
+    /// A body is held to be signed where the request does not state its digest, as S3's do or `UNSIGNED-PAYLOAD`
+    /// does; one with more bytes than this is refused. Refused are also presigned addresses and signed chunks.
+    #[cfg(feature = "sigv4")]
+    #[serde(rename = "sigv4")]
+    SigV4(usize),
 }
 
 impl Place {
@@ -51,14 +64,16 @@ impl Place {
                 .err()
                 .map(|_| "this is no scheme"),
             Self::Query(name) if name.is_empty() => Some("a parameter has a name"),
-            Self::Body(limit) if *limit > 64 << 20 => Some("a body is held up to 64 MiB at most"),
+            Self::Body(limit) if *limit > MOST => Some(TOO_MUCH),
+            #[cfg(feature = "sigv4")]
+            Self::SigV4(limit) if *limit > MOST => Some(TOO_MUCH),
             _ => None,
         }
     }
 }
 
 /// Whether a header goes through the proxy as it is, and says nothing about the message itself.
-fn is_carried(name: &HeaderName) -> bool {
+pub(super) fn is_carried(name: &HeaderName) -> bool {
     use http::header::{
         CONNECTION, CONTENT_LENGTH, HOST, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING,
         UPGRADE,

@@ -104,7 +104,7 @@ impl Query {
 }
 
 /// RFC 3986, 2.1, and `+` for a space, as forms write it.
-fn decode(text: &str) -> Vec<u8> {
+pub(super) fn decode(text: &str) -> Vec<u8> {
     let bytes = text.as_bytes();
     let (mut out, mut at) = (Vec::with_capacity(bytes.len()), 0);
     while at < bytes.len() {

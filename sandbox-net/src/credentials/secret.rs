@@ -78,7 +78,9 @@ pub enum Source {
     /// What a program prints: its path or name and its arguments, run without a shell, within a minute. One line
     /// end at its end is not part of the value; what it prints as errors is not kept.
     Command(Vec<String>),
-    /// An entry of the system's keyring (feature `keyring`).
+    /// An entry of the system's keyring (feature `keyring`): of the Secret Service on Linux, of the login keychain on
+    /// macOS, of the Credential Manager on Windows. A locked one may ask the person at the screen, within a minute.
+    /// One line end at its end is not part of the value.
     Keyring {
         /// The service it is stored for.
         service: String,
@@ -99,8 +101,9 @@ impl Source {
     ///
     /// # Errors
     ///
-    /// `NotFound` if there is none, `TimedOut` for a slow command, `Invalid` as [`Secret::new`] has it,
-    /// `Unsupported` for a keyring that this build or host does not have. None of them holds the value.
+    /// `NotFound` if there is none, `TimedOut` for a slow command or keyring, `Invalid` as [`Secret::new`] has it
+    /// and for a keyring with several such entries, `PermissionDenied` for one that stays locked, `Unsupported` for
+    /// one that this build or host does not have. None of them holds the value.
     pub async fn load(&self) -> Result<Secret, Error> {
         match self {
             Self::Value(secret) => Ok(secret.clone()),
@@ -195,12 +198,15 @@ fn bounded() -> Zeroizing<Vec<u8>> {
 }
 
 /// Copies the value without one line end at its end; the original is overwritten.
-fn trimmed(value: Zeroizing<Vec<u8>>) -> Vec<u8> {
+pub(super) fn trimmed(value: Zeroizing<Vec<u8>>) -> Vec<u8> {
     let line = value.strip_suffix(b"\n").unwrap_or(&value);
     line.strip_suffix(b"\r").unwrap_or(line).to_vec()
 }
 
-fn checked(mut value: Vec<u8>, operation: impl FnOnce() -> String) -> Result<Secret, Error> {
+pub(super) fn checked(
+    mut value: Vec<u8>,
+    operation: impl FnOnce() -> String,
+) -> Result<Secret, Error> {
     match flaw(&value) {
         None => Secret::new(value),
         Some(what) => {

@@ -19,6 +19,8 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use http::{HeaderName, HeaderValue, header, request::Parts};
 use zeroize::Zeroizing;
 
+#[cfg(feature = "sigv4")]
+use crate::credentials::sigv4::{self, Signing};
 use crate::{
     credentials::{
         Place, Secret,
@@ -48,6 +50,9 @@ pub(crate) enum Refusal {
     BodyTooLong(String),
     /// A body is compressed, so that nothing can be put into it.
     BodyEncoded(String),
+    /// A signature cannot be made anew, for this reason.
+    #[cfg(feature = "sigv4")]
+    Signature(String, &'static str),
 }
 
 impl Refusal {
@@ -62,6 +67,8 @@ impl Refusal {
             Self::Plain(_) => "credential-needs-tls",
             Self::BodyTooLong(_) => "body-too-long",
             Self::BodyEncoded(_) => "body-encoded",
+            #[cfg(feature = "sigv4")]
+            Self::Signature(..) => "signature",
         }
     }
 
@@ -75,6 +82,8 @@ impl Refusal {
             | Self::Plain(name)
             | Self::BodyTooLong(name)
             | Self::BodyEncoded(name) => Some(name),
+            #[cfg(feature = "sigv4")]
+            Self::Signature(name, _) => Some(name),
         }
     }
 
@@ -88,6 +97,10 @@ impl Refusal {
             Self::BodyTooLong(_) | Self::BodyEncoded(_) => {
                 Some("send the credential in a header, or a shorter body without compression")
             }
+            #[cfg(feature = "sigv4")]
+            Self::Signature(..) => Some(
+                "sign in the header, with the placeholder as both keys and without a session token",
+            ),
             Self::Unknown | Self::Revoked(_) => None,
         }
     }
@@ -132,6 +145,13 @@ impl fmt::Display for Refusal {
                     "the body is compressed, so the credential {name} cannot be put into it"
                 )
             }
+            #[cfg(feature = "sigv4")]
+            Self::Signature(name, what) => {
+                write!(
+                    f,
+                    "the request cannot be signed by the credential {name}: {what}"
+                )
+            }
         }
     }
 }
@@ -145,6 +165,9 @@ pub(crate) struct Swap {
     pub(crate) hold: Option<usize>,
     /// What the answer must not repeat.
     pub(crate) scrub: Vec<Secret>,
+    /// The request is to be signed at last.
+    #[cfg(feature = "sigv4")]
+    pub(crate) signing: Option<Signing>,
 }
 
 /// Headers that carry credentials, whatever the host.
@@ -195,6 +218,8 @@ impl Table {
             used: Vec::new(),
             hold: None,
             scrub: Vec::new(),
+            #[cfg(feature = "sigv4")]
+            signing: None,
         };
         let mut insertions = Vec::new();
         for (entry, grant) in self.bound(target) {
@@ -207,6 +232,11 @@ impl Table {
             let found = grant.places.iter().find_map(|place| {
                 insertion(place, entry, secret, head, &mut query).map(|value| (place, value))
             });
+            #[cfg(feature = "sigv4")]
+            if let Some((Place::SigV4(limit), _)) = found {
+                let ours = (entry.name.as_str(), entry.placeholder.as_str(), secret);
+                swap.signing = Signing::begin(ours, head, *limit);
+            }
             if let Some((_, insertion)) = found {
                 swap.used.push(entry.name.clone());
                 insertions.extend(insertion);
@@ -419,6 +449,8 @@ fn insertion(
         Place::Basic => insertion(header::AUTHORIZATION, &basic(placeholder, secret, head)?),
         Place::Query(name) => query.swap(name, placeholder, secret).then_some(None),
         Place::Body(_) => None,
+        #[cfg(feature = "sigv4")]
+        Place::SigV4(_) => sigv4::is_signed(&head.headers, placeholder).then_some(None),
     }
 }
 
@@ -477,6 +509,8 @@ fn authorizations(head: &Parts) -> impl Iterator<Item = (&str, &str)> {
 fn strip(place: &Place, head: &mut Parts, query: &mut Query) {
     match place {
         Place::Header(name) => drop(head.headers.remove(name.as_str())),
+        #[cfg(feature = "sigv4")]
+        Place::SigV4(_) => drop(head.headers.remove(header::AUTHORIZATION)),
         Place::Bearer | Place::Scheme(_) | Place::Basic => {
             drop(head.headers.remove(header::AUTHORIZATION));
         }

@@ -241,12 +241,6 @@ impl Answering {
                 response
             }
             Ok(Ask::Http(target)) => {
-                #[cfg(feature = "inspect")]
-                if let Front::Forward = &self.front
-                    && let Some(response) = inspected::refuse_plain(&self.client, &target, &head)
-                {
-                    return response;
-                }
                 let upload = match head.version {
                     http::Version::HTTP_2 => Upload::Client(body),
                     _ => Upload::Timed(Timed::new(body, &self.client.shared.limits)),

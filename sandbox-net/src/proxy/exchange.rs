@@ -32,7 +32,7 @@ use hyper::{
 };
 
 #[cfg(feature = "inspect")]
-use super::inspected::Scrubbing;
+use super::inspected::{Scrubbing, swapping};
 use super::{
     client::{Client, Passed},
     connection::{Successor, is_websocket},
@@ -77,14 +77,6 @@ impl Told {
         }
     }
 
-    #[cfg(feature = "inspect")]
-    pub(super) fn of_head(head: &http::request::Parts) -> Self {
-        Self {
-            method: head.method.clone(),
-            uri: head.uri.clone(),
-        }
-    }
-
     pub(super) fn fill(&self, event: Event) -> Event {
         event.with_request(self.method.as_str(), Some(self.uri.path()))
     }
@@ -96,7 +88,12 @@ pub(super) async fn plain(
     target: Target,
     request: Request<Upload>,
 ) -> Response<Body> {
-    match client.judge(&target, Some(line_of(&request))).await {
+    #[cfg(feature = "inspect")]
+    let (request, after) = match swapping::watch_plain(client, &target, request) {
+        Ok(watched) => watched,
+        Err(refused) => return *refused,
+    };
+    let response = match client.judge(&target, Some(line_of(&request))).await {
         Ok(passed) => {
             let route = Route {
                 target,
@@ -108,7 +105,10 @@ pub(super) async fn plain(
             forward(client, route, request).await
         }
         Err(denial) => deny(client, (&target, &Told::of(&request)), &denial),
-    }
+    };
+    #[cfg(feature = "inspect")]
+    let response = after.finish(response);
+    response
 }
 
 /// Returns what rules see of a request.

@@ -18,12 +18,13 @@ use crate::{
     proxy::upstream::Upload,
 };
 
-/// A request's body that is looked through for placeholders which do not belong to its target.
+/// A request's body that is looked through for placeholders which do not belong to its target; without TLS none does.
 pub(super) struct Watched {
     pub(super) body: Upload,
     pub(super) scanner: Scanner,
     pub(super) table: Arc<Table>,
-    pub(super) target: Target,
+    /// `None` without TLS.
+    pub(super) target: Option<Target>,
     /// Is told of what was found, once.
     pub(super) report: Box<dyn Fn(&Refusal) + Send + Sync>,
     /// Set when the body was stopped.
@@ -34,14 +35,16 @@ pub(super) struct Watched {
 impl Watched {
     /// Takes bytes that are about to go on.
     fn look(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let (table, target) = (&self.table, &self.target);
+        let (table, target) = (&self.table, self.target.as_ref());
         let mut misdirected = None;
         self.scanner.push(bytes, |found| {
             if let Found::Entry { index, .. } = found {
-                misdirected = misdirected.or(table.misdirected(index, target));
+                misdirected = misdirected
+                    .take()
+                    .or_else(|| table.misdirected(index, target));
             }
         });
-        let Some(refusal) = misdirected.map(|name| Refusal::Unbound(name.to_owned())) else {
+        let Some(refusal) = misdirected else {
             return Ok(());
         };
         if !std::mem::replace(&mut self.reported, true) {

@@ -24,7 +24,7 @@ use tokio::{
 };
 use tokio_rustls::{LazyConfigAcceptor, StartHandshake, server::TlsStream};
 
-pub(super) use self::{body::Scrubbing, swapping::refuse_plain};
+pub(super) use self::body::Scrubbing;
 use super::{
     client::Client,
     connection::serve_inside,

@@ -1,4 +1,4 @@
-//! Secrets into requests inside a tunnel that was opened, and out of their answers.
+//! Secrets into requests inside a tunnel that was opened, and out of their answers; without TLS no placeholder passes.
 
 use std::sync::{Arc, OnceLock};
 
@@ -8,6 +8,8 @@ use http_body_util::{BodyExt, Either, Full, LengthLimitError, Limited};
 use hyper::body::Body as _;
 
 use super::body::{Scrubbing, Watched, scrub_headers};
+#[cfg(feature = "sigv4")]
+use crate::{credentials::Signing, proxy::inside::authority_value};
 use crate::{
     credentials::{Refusal, Scrubber, Swap, Table},
     event::{Event, Kind},
@@ -81,6 +83,12 @@ pub(in crate::proxy) async fn swap(
     let mut swap = swapped.map_err(|refusal| judging.refuse(&refusal))?;
     let stopped = Arc::default();
     let body = judging.body((&mut head, body), &mut swap, &stopped).await?;
+    #[cfg(feature = "sigv4")]
+    if let Some(signing) = swap.signing.take() {
+        let host = authority_value(judging.target);
+        let signed = signing.finish(&mut head, &host);
+        signed.map_err(|refusal| judging.refuse(&refusal))?;
+    }
     for name in &swap.used {
         client.emit(Kind::Credential, |event| {
             judging.fill(event).with_credential(name).with_allow(None)
@@ -94,6 +102,36 @@ pub(in crate::proxy) async fn swap(
     Ok((Request::from_parts(head, body), after))
 }
 
+/// Refuses a request that would carry a placeholder without TLS, in its head at once, in its body where it ends.
+pub(in crate::proxy) fn watch_plain(
+    client: &Client,
+    target: &Target,
+    request: Request<Upload>,
+) -> Result<(Request<Upload>, After), Box<Response<Body>>> {
+    let inspector = client.shared.inspector.as_ref();
+    let table = inspector.and_then(|inspector| Some(inspector.credentials()?.table()));
+    let Some(table) = table.filter(|table| !table.is_empty()) else {
+        return Ok((request, After::default()));
+    };
+    let judging = Judging {
+        client,
+        target,
+        table,
+        told: Told::of(&request),
+    };
+    let (head, mut body) = request.into_parts();
+    let passed = judging.table.check_plain(&head);
+    passed.map_err(|refusal| Box::new(judging.refuse(&refusal)))?;
+    let after = After {
+        target: Some(target.clone()),
+        ..After::default()
+    };
+    if !body.is_end_stream() {
+        body = judging.watch(body, None, &after.stopped);
+    }
+    Ok((Request::from_parts(head, body), after))
+}
+
 impl Judging<'_> {
     /// Puts secrets into a body, or has it looked through as it streams.
     async fn body(
@@ -103,14 +141,22 @@ impl Judging<'_> {
         stopped: &Arc<OnceLock<Refusal>>,
     ) -> Result<Upload, Response<Body>> {
         if body.is_end_stream() {
+            #[cfg(feature = "sigv4")]
+            if let Some(signing) = &mut swap.signing {
+                signing.take_body(b"", b"");
+            }
             return Ok(body);
         }
-        let Some(limit) = swap.hold else {
-            return Ok(Upload::Made(self.watch(body, stopped).boxed_unsync()));
+        let hold = swap.hold;
+        #[cfg(feature = "sigv4")]
+        let hold = hold.max(swap.signing.as_ref().and_then(Signing::hold));
+        let Some(limit) = hold else {
+            let target = Some(self.target.clone());
+            return Ok(self.watch(body, target, stopped));
         };
         let name = || self.table.names_for(self.target).join(", ");
         let encoded = head.headers.get(header::CONTENT_ENCODING);
-        if encoded.is_some_and(|coding| coding != "identity") {
+        if swap.hold.is_some() && encoded.is_some_and(|coding| coding != "identity") {
             return Err(self.refuse(&Refusal::BodyEncoded(name())));
         }
         let whole = match Limited::new(body, limit).collect().await {
@@ -127,6 +173,10 @@ impl Judging<'_> {
         let swapped = self.table.swap_body(self.target, kind, &whole);
         let (body, used) = swapped.map_err(|refusal| self.refuse(&refusal))?;
         swap.used.extend(used);
+        #[cfg(feature = "sigv4")]
+        if let Some(signing) = &mut swap.signing {
+            signing.take_body(&whole, &body);
+        }
         if head.headers.contains_key(header::CONTENT_LENGTH) {
             head.headers
                 .insert(header::CONTENT_LENGTH, body.len().into());
@@ -135,14 +185,20 @@ impl Judging<'_> {
         Ok(Upload::Made(body.boxed_unsync()))
     }
 
-    fn watch(&self, body: Upload, stopped: &Arc<OnceLock<Refusal>>) -> Watched {
+    /// Has a body looked through as it streams to a target, or to none that may have a placeholder.
+    fn watch(
+        &self,
+        body: Upload,
+        bound: Option<Target>,
+        stopped: &Arc<OnceLock<Refusal>>,
+    ) -> Upload {
         let (client, target, told) = (self.client.clone(), self.target.clone(), self.told.clone());
         let verdict = self.table.tolerant;
-        Watched {
+        let watched = Watched {
             body,
             scanner: self.table.scanner(),
             table: Arc::clone(&self.table),
-            target: self.target.clone(),
+            target: bound,
             report: Box::new(move |refusal| {
                 client.emit(Kind::Alert, |event| {
                     let event = told.fill(event.with_target(&target)).with_refusal(refusal);
@@ -155,38 +211,23 @@ impl Judging<'_> {
             }),
             stopped: Arc::clone(stopped),
             reported: false,
-        }
+        };
+        Upload::Made(watched.boxed_unsync())
     }
 
     fn fill(&self, event: Event) -> Event {
         self.told.fill(event.with_target(self.target))
     }
 
+    /// Tells of a refusal and answers it.
     fn refuse(&self, refusal: &Refusal) -> Response<Body> {
-        refuse(self.client, (self.target, &self.told), refusal)
+        let kind = if refusal.is_alert() {
+            Kind::Alert
+        } else {
+            Kind::Decision
+        };
+        self.client
+            .emit(kind, |event| self.fill(event).with_refusal(refusal));
+        reply::withheld(self.target, refusal)
     }
-}
-
-/// Tells of a refusal and answers it.
-fn refuse(client: &Client, (target, told): (&Target, &Told), refusal: &Refusal) -> Response<Body> {
-    let kind = if refusal.is_alert() {
-        Kind::Alert
-    } else {
-        Kind::Decision
-    };
-    client.emit(kind, |event| {
-        told.fill(event.with_target(target)).with_refusal(refusal)
-    });
-    reply::withheld(target, refusal)
-}
-
-/// Refuses a request that would carry a placeholder without TLS.
-pub(in crate::proxy) fn refuse_plain(
-    client: &Client,
-    target: &Target,
-    head: &Parts,
-) -> Option<Response<Body>> {
-    let credentials = client.shared.inspector.as_ref()?.credentials()?;
-    let refusal = credentials.table().check_plain(head).err()?;
-    Some(refuse(client, (target, &Told::of_head(head)), &refusal))
 }

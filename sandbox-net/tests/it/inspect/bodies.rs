@@ -280,3 +280,97 @@ async fn e70_a_value_that_an_answer_repeats_in_pieces_is_scrubbed() {
     );
     assert!(answer.contains(&"*".repeat(VALUE.len())), "{answer}");
 }
+
+/// An origin without TLS that answers with what it was sent, once it has all of it.
+async fn plain_origin() -> Site {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let site = Site::mirror(&["http/1.1"], Flaw::None).await;
+    let heads = std::sync::Arc::clone(&site.heads);
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let heads = std::sync::Arc::clone(&heads);
+            let service = hyper::service::service_fn(move |request: Request<_>| {
+                let heads = std::sync::Arc::clone(&heads);
+                async move {
+                    let body: hyper::body::Incoming = request.into_body();
+                    let whole = body.collect().await?.to_bytes();
+                    let text = String::from_utf8_lossy(&whole).into_owned();
+                    heads.lock().unwrap().push(text);
+                    Ok::<_, hyper::Error>(Response::new(full(whole)))
+                }
+            });
+            let io = hyper_util::rt::TokioIo::new(stream);
+            tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(io, service));
+        }
+    });
+    Site { address, ..site }
+}
+
+/// Sends a body without TLS, in these chunks, and returns the whole answer.
+async fn upload(sandbox: &Sandbox, chunks: &[&[u8]]) -> String {
+    let mut stream = crate::support::client(&sandbox.proxy);
+    let head = format!(
+        "POST http://{0}/ HTTP/1.1\r\nHost: {0}\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n",
+        sandbox.target
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    for chunk in chunks {
+        let head = format!("{:x}\r\n", chunk.len());
+        drop(
+            stream
+                .write_all(&[head.as_bytes(), chunk, b"\r\n"].concat())
+                .await,
+        );
+        stream.flush().await.unwrap();
+        tokio::task::yield_now().await;
+    }
+    drop(stream.write_all(b"0\r\n\r\n").await);
+    let mut answer = String::new();
+    drop(within(stream.read_to_string(&mut answer)).await);
+    answer
+}
+
+#[tokio::test]
+async fn e65_e66_e72_a_body_without_tls_holds_no_placeholder() {
+    let site = plain_origin().await;
+    let sandbox = Sandbox::new(&site, &[Place::Body(1000)]).await;
+    let mut events = sandbox.proxy.subscribe();
+    let placeholder = |name| sandbox.credentials.placeholder(name).unwrap().to_string();
+    let base64 = |text: &str| {
+        use base64::Engine;
+        base64::engine::general_purpose::STANDARD.encode(text)
+    };
+    // The host's own, and one that no host here may have; plain, and encoded.
+    for (name, text) in [
+        ("ours", placeholder("ours")),
+        ("other", placeholder("other")),
+        ("ours", base64(&format!("user:{}", placeholder("ours")))),
+    ] {
+        let (one, two) = text.as_bytes().split_at(text.len() / 2);
+        let answer = upload(&sandbox, &[b"key=", one, two, b"&more"]).await;
+        assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
+        assert!(answer.contains("credential-needs-tls"), "{answer}");
+        let alert = next(&mut events, Kind::Alert).await;
+        assert_eq!(alert.credential.as_deref(), Some(name));
+    }
+    assert!(site.heads().is_empty(), "no such body became whole");
+    // Others pass, and nothing is put in.
+    let answer = upload(&sandbox, &[b"half a placehol", b"der: sbxplaceholder"]).await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert_eq!(site.heads(), ["half a placeholder: sbxplaceholder"]);
+}
+
+#[tokio::test]
+async fn e72_where_bodies_are_only_reported_nothing_is_put_in_without_tls() {
+    let site = plain_origin().await;
+    let sandbox = Sandbox::new(&site, &[Place::Body(1000)]).await;
+    let sandbox = Sandbox::with(&site, sandbox.credentials.report_bodies_only());
+    let mut events = sandbox.proxy.subscribe();
+    let answer = upload(&sandbox, &[sandbox.placeholder.as_bytes()]).await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert_eq!(site.heads(), [sandbox.placeholder.as_str()]);
+    let alert = next(&mut events, Kind::Alert).await;
+    assert_eq!(alert.credential.as_deref(), Some("ours"));
+}

@@ -137,3 +137,95 @@ async fn e75_clients_trust_the_authority_by_their_own_variables() {
     }
     assert!(!heads.iter().any(|head| head.contains("/x ")));
 }
+
+#[cfg(feature = "sigv4")]
+#[tokio::test(flavor = "multi_thread")]
+async fn e65_what_a_client_signs_with_the_placeholder_arrives_as_signed_with_the_real_keys() {
+    use sandbox_net::credentials::{Credential, Credentials, Grant, Place, Secret, Source};
+
+    require("curl");
+    let site = Site::mirror(&["http/1.1"], Flaw::None).await;
+    let grant = Grant::new(&site.host(), [Place::SigV4(100)]).unwrap();
+    let keys = "AKIDEXAMPLE:wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY";
+    let source = Source::Value(Secret::new(keys).unwrap());
+    let credentials = Credentials::load([Credential::new("ours", source).grant(grant)]).await;
+    let sandbox = Sandbox::with(&site, credentials.unwrap());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let inside = Inside::new(&sandbox, listener.local_addr().unwrap());
+    let proxy = sandbox.proxy.clone();
+    tokio::spawn(async move { proxy.listen(listener).await });
+    let root = inside.folder.path().join("root");
+    std::fs::write(&root, &site.root).unwrap();
+    // The same client straight to the host, with the real keys, says what has to arrive.
+    let resolve = format!("{}:127.0.0.1", site.host());
+    let straight = [
+        "--noproxy",
+        "*",
+        "--resolve",
+        &resolve,
+        "--cacert",
+        root.to_str().unwrap(),
+    ];
+    let guest = format!("{0}:{0}", sandbox.placeholder);
+    let long = "x".repeat(101);
+    let signed = async |service: &str, user: &str, path: &str, more: &[&str]| {
+        let scope = format!("aws:amz:eu-west-1:{service}");
+        let url = format!("https://{}{path}", site.host());
+        let own = ["-fsS", "--aws-sigv4", &scope, "--user", user];
+        inside
+            .run("curl", &[&own[..], more, &[&url]].concat())
+            .await
+    };
+    let header = |name: &str| {
+        let head = site.heads().pop().unwrap();
+        let at = head
+            .find(&format!("(\"{name}\", "))
+            .unwrap_or_else(|| panic!("{head}"));
+        head[at..].split('"').nth(3).unwrap().to_owned()
+    };
+    let unsigned = "x-amz-content-sha256: UNSIGNED-PAYLOAD";
+    for (service, path, body) in [
+        ("service", "/a/b", &[][..]),
+        ("service", "/a%20b/c", &["--data", "held to be signed"]),
+        ("s3", "/bucket/a%2Bb", &["--data", &long, "-H", unsigned]),
+    ] {
+        // Both have to be signed in the same second.
+        for attempt in 0.. {
+            let direct = [&straight[..], body].concat();
+            signed(service, keys, path, &direct).await.unwrap();
+            let (date, expected) = (header("x-amz-date"), header("authorization"));
+            signed(service, &guest, path, body).await.unwrap();
+            assert!(expected.contains(" Credential=AKIDEXAMPLE/"), "{expected}");
+            if header("x-amz-date") == date {
+                assert_eq!(header("authorization"), expected, "{service} {path}");
+                break;
+            }
+            assert!(
+                attempt < 20,
+                "this machine is too slow for two clients in one second"
+            );
+        }
+    }
+    let count = site.heads().len();
+    let refused = signed("service", &guest, "/", &["--data", &long]).await;
+    assert!(refused.unwrap_err().contains("403"), "too long to be held");
+    let refused = signed(
+        "service",
+        &format!("{}:guess", sandbox.placeholder),
+        "/",
+        &[],
+    )
+    .await;
+    assert!(refused.unwrap_err().contains("403"), "another secret key");
+    let refused = signed("service", "AKIDOTHER:key", "/", &[]).await;
+    assert!(refused.unwrap_err().contains("403"), "another account");
+    let query = format!("/?X-Amz-Credential={}%2F20260830", sandbox.placeholder);
+    let refused = inside
+        .run(
+            "curl",
+            &["-fsS", &format!("https://{}{query}", site.host())],
+        )
+        .await;
+    assert!(refused.unwrap_err().contains("403"), "presigned");
+    assert_eq!(site.heads().len(), count, "nothing of that went on");
+}

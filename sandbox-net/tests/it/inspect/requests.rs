@@ -327,6 +327,31 @@ async fn e72_without_tls_a_placeholder_goes_nowhere() {
 }
 
 #[tokio::test]
+async fn e72_a_captured_connection_without_tls_gets_nothing_either() {
+    let site = Site::mirror(&["http/1.1"], Flaw::None).await;
+    let sandbox = Sandbox::new(&site, &[]).await;
+    let mut events = sandbox.proxy.subscribe();
+    let (mut stream, far) = tokio::io::duplex(64 * 1024);
+    let proxy = sandbox.proxy.clone();
+    tokio::spawn(async move { proxy.serve_captured(far).await });
+    // A program's connection to port 80 of `api.test`, as the guest's half begins it.
+    let first = [&[11, 0, 0, 0, 1, 8][..], b"api.test", &[80]].concat();
+    stream.write_all(&first).await.unwrap();
+    within(stream.read_exact(&mut [0; 5])).await.unwrap();
+    let request = format!(
+        "GET / HTTP/1.1\r\nHost: api.test\r\nX-Key: {}\r\nConnection: close\r\n\r\n",
+        sandbox.placeholder
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    drop(within(stream.read_to_string(&mut answer)).await);
+    assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
+    assert_eq!(body(&answer)["reason"], "credential-needs-tls");
+    let alert = next(&mut events, Kind::Alert).await;
+    assert_eq!(alert.credential.as_deref(), Some("ours"));
+}
+
+#[tokio::test]
 async fn a_credential_is_revoked_and_replaced_while_a_connection_lives() {
     let site = Site::mirror(&["h2"], Flaw::None).await;
     let sandbox = Sandbox::new(&site, &[]).await;
