@@ -478,6 +478,36 @@ mod tests {
         }
     }
 
+    /// Gives the answer to one request to a gate; returns what the gate says of it.
+    fn answer(asked: Asked, text: &str) -> Result<(), &'static str> {
+        let exchange = Arc::new(Answering::default());
+        exchange.ask(asked);
+        Gate::for_answers(8192, exchange).push(text.as_bytes(), &mut Vec::new())
+    }
+
+    #[test]
+    fn e13_e63_what_nobody_asked_for_is_refused() {
+        const EVIL: &str = "HTTP/1.1 200 OK\r\nX-Evil: 1\r\nContent-Length: 0\r\n\r\n";
+        let head = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n";
+        assert!(answer(Asked::Body, &format!("{head}hello")).is_ok());
+        assert!(answer(Asked::Head, head).is_ok());
+        for (asked, text) in [
+            (Asked::Nothing, EVIL.to_owned()),
+            (Asked::Head, format!("{}{EVIL}", head.replace('5', "500"))),
+            (Asked::Body, format!("{head}hello{EVIL}")),
+        ] {
+            assert!(answer(asked, &text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn e63_an_answers_head_has_a_bound_and_does_not_pass_beyond_it() {
+        let line = format!("X: {}\r\n", "y".repeat(1000));
+        let head = |lines| format!("HTTP/1.1 200 OK\r\n{}", line.repeat(lines));
+        assert!(answer(Asked::Body, &head(8)).is_ok());
+        assert!(answer(Asked::Body, &head(9)).is_err());
+    }
+
     #[test]
     fn a_head_passes_only_when_it_is_whole() {
         let mut gate = Gate::for_requests(8192);
