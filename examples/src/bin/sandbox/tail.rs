@@ -26,9 +26,8 @@ pub(crate) struct Tail {
 struct Current {
     file: File,
     identity: Identity,
+    /// Where the next line begins. One without its end is read again: it may be cut off and written anew.
     at: u64,
-    /// A line without its end.
-    rest: Vec<u8>,
 }
 
 impl Tail {
@@ -84,24 +83,20 @@ impl Current {
             identity: identity(&file.metadata()?),
             file,
             at: 0,
-            rest: Vec::new(),
         }))
     }
 
     /// Appends the whole lines that are new.
     fn read(&mut self, lines: &mut Vec<u8>) -> io::Result<()> {
         let length = self.file.metadata()?.len();
-        if length < self.at {
-            // What could not be written whole was cut off again.
-            self.at = length;
-            self.rest.clear();
-        }
+        // What could not be written whole was cut off again.
+        self.at = self.at.min(length);
         self.file.seek(SeekFrom::Start(self.at))?;
-        let count = self.file.read_to_end(&mut self.rest)?;
-        self.at += count as u64;
-        if let Some(end) = self.rest.iter().rposition(|byte| *byte == b'\n') {
-            lines.extend(self.rest.drain(..=end));
-        }
+        let before = lines.len();
+        self.file.read_to_end(lines)?;
+        let end = lines[before..].iter().rposition(|byte| *byte == b'\n');
+        lines.truncate(before + end.map_or(0, |end| end + 1));
+        self.at += (lines.len() - before) as u64;
         Ok(())
     }
 }
