@@ -123,6 +123,13 @@ impl SandboxBuilder {
         self
     }
 
+    /// Lets bodies pass that hold a secret's placeholder on its way to a host that it is not granted to, and tells of
+    /// it in an event. Without this such a request is refused. For agents that send their model what `env` printed.
+    pub fn report_bodies_only(mut self) -> Self {
+        self.inspection.report_bodies_only = true;
+        self
+    }
+
     /// Opens TLS to the hosts of a pattern, on port 443 unless it names one, so that requests are seen.
     pub fn inspect(mut self, pattern: impl Into<String>) -> Self {
         self.inspection.inspect.push(pattern.into());

@@ -58,6 +58,8 @@ enum Call {
     SetNetwork(String),
     /// Rules to add, likewise.
     ExtendNetwork(String),
+    RevokeSecret(String),
+    ReloadSecret(String),
 }
 
 /// Answers travel as JSON inside: they are what programs outside read, too.
@@ -219,6 +221,8 @@ async fn obey(owner: Arc<Owner>, call: Call) -> Result<String, Error> {
         Call::Network => json(&owner.network()?),
         Call::SetNetwork(policy) => json(&owner.set_network(from_json(&policy)?).await?),
         Call::ExtendNetwork(rules) => json(&owner.extend_network(&from_json(&rules)?).await?),
+        Call::RevokeSecret(name) => json(&owner.revoke_secret(&name)?),
+        Call::ReloadSecret(name) => json(&owner.reload_secret(&name).await?),
     }
 }
 
@@ -282,6 +286,14 @@ impl Remote {
 
     pub(crate) async fn extend_network(&self, rules: &RuleSet) -> Result<RuleSet, Error> {
         self.call(Call::ExtendNetwork(json(rules)?)).await
+    }
+
+    pub(crate) async fn revoke_secret(&self, name: &str) -> Result<(), Error> {
+        self.call(Call::RevokeSecret(name.to_owned())).await
+    }
+
+    pub(crate) async fn reload_secret(&self, name: &str) -> Result<(), Error> {
+        self.call(Call::ReloadSecret(name.to_owned())).await
     }
 
     /// Tells whether the owner is gone.

@@ -58,6 +58,9 @@ pub(crate) fn capture(proxy: &Proxy) -> Capture {
 pub(crate) struct Inspection {
     #[serde(default)]
     pub(crate) credentials: Vec<Credential>,
+    /// Placeholders that are on their way to another host in a body are told of, and go on.
+    #[serde(default)]
+    pub(crate) report_bodies_only: bool,
     #[serde(default)]
     pub(crate) inspect: Vec<String>,
     #[serde(default)]
@@ -78,7 +81,10 @@ impl Inspection {
         if credentials.is_empty() && self.inspect.is_empty() && !rules.judges_requests() {
             return Ok(None);
         }
-        let credentials = Credentials::load(credentials).await.map_err(unusable)?;
+        let mut credentials = Credentials::load(credentials).await.map_err(unusable)?;
+        if self.report_bodies_only {
+            credentials = credentials.report_bodies_only();
+        }
         let mut builder = Inspector::builder().credentials(credentials);
         for pattern in &self.inspect {
             builder = builder.inspect(pattern).map_err(unusable)?;
@@ -112,7 +118,7 @@ impl Inspection {
     }
 }
 
-fn unusable(error: sandbox_net::Error) -> Error {
+pub(crate) fn unusable(error: sandbox_net::Error) -> Error {
     Error::new(error.kind(), "set up the sandbox's secrets").with_source(error)
 }
 

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use sandbox_base::{Dirs, Error, ErrorKind};
+use sandbox_net::credentials::{Credentials, Secret};
 use sandbox_net::inspect::{Inspector, trust};
 use sandbox_net::{Proxy, policy::RuleSet, resolve::Resolver};
 use sandbox_vm::channel::protocol::{self, Prepared, Root, Setup};
@@ -80,6 +81,11 @@ pub(crate) struct Means {
     pub(crate) resolver: Option<Arc<dyn Resolver>>,
     pub(crate) inspector: Option<Inspector>,
     pub(crate) progress: Progress,
+}
+
+fn no_secret(name: &str) -> Error {
+    let operation = format!("use the secret `{}`", name.escape_debug());
+    Error::new(ErrorKind::NotFound, operation).with_detail("the sandbox has none of this name")
 }
 
 impl Owner {
@@ -359,6 +365,30 @@ impl Owner {
         self.show(Some(&owned.record));
         self.proxy.set_policy(Arc::new(policy.clone()));
         Ok(policy)
+    }
+
+    /// Drops the value of a secret, until it is replaced or reloaded.
+    pub(crate) fn revoke_secret(&self, name: &str) -> Result<(), Error> {
+        match self.credentials(name)?.revoke(name) {
+            true => Ok(()),
+            false => Err(no_secret(name)),
+        }
+    }
+
+    pub(crate) fn replace_secret(&self, name: &str, value: Secret) -> Result<(), Error> {
+        let replaced = self.credentials(name)?.replace(name, value);
+        replaced.map_err(network::unusable)
+    }
+
+    pub(crate) async fn reload_secret(&self, name: &str) -> Result<(), Error> {
+        let reloaded = self.credentials(name)?.reload(name).await;
+        reloaded.map_err(network::unusable)
+    }
+
+    fn credentials(&self, name: &str) -> Result<&Credentials, Error> {
+        let inspector = self.inspector.as_ref();
+        let credentials = inspector.and_then(Inspector::credentials);
+        credentials.ok_or_else(|| no_secret(name))
     }
 
     pub(crate) fn network(&self) -> Result<RuleSet, Error> {

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use sandbox_base::{Dirs, Error, ErrorKind};
-use sandbox_net::{event::Subscription, policy::RuleSet};
+use sandbox_net::{credentials::Secret, event::Subscription, policy::RuleSet};
 use sandbox_vm::Agent;
 use sandbox_vm::agent::NewFile;
 
@@ -277,6 +277,50 @@ impl Sandbox {
                     .await
                 }
             },
+        }
+    }
+
+    /// Drops the value of a secret: requests with its placeholder are refused from the next one on. Where it is
+    /// named by reference, [`reload_secret`](Self::reload_secret) brings it back, and so does a later start in another
+    /// process.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` without such a secret; `Disconnected` where another process owned the sandbox and nothing runs.
+    pub async fn revoke_secret(&self, name: &str) -> Result<(), Error> {
+        match &self.link {
+            Link::Own(owner) => owner.revoke_secret(name),
+            Link::Other(_) => self.runner().await?.revoke_secret(name).await,
+        }
+    }
+
+    /// Fetches the value of a secret again from where it comes from, for requests that are still to come; also after
+    /// it was revoked. The placeholder stays.
+    ///
+    /// # Errors
+    ///
+    /// As [`revoke_secret`](Self::revoke_secret), and what fetching it answers; the value stays as it was then.
+    pub async fn reload_secret(&self, name: &str) -> Result<(), Error> {
+        match &self.link {
+            Link::Own(owner) => owner.reload_secret(name).await,
+            Link::Other(_) => self.runner().await?.reload_secret(name).await,
+        }
+    }
+
+    /// Replaces the value of a secret, for requests that are still to come; the placeholder stays.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` without such a secret, `Invalid` for a value that does not fit it, `Unsupported` where another
+    /// process owns the sandbox: values are not sent to it, [`reload_secret`](Self::reload_secret) makes it look.
+    pub async fn replace_secret(&self, name: &str, value: Secret) -> Result<(), Error> {
+        match &self.link {
+            Link::Own(owner) => owner.replace_secret(name, value),
+            Link::Other(_) => {
+                let error = Error::new(ErrorKind::Unsupported, "replace a secret");
+                Err(error
+                    .with_detail("another process owns the sandbox; have it reload the secret"))
+            }
         }
     }
 

@@ -35,6 +35,14 @@ fn wrong_arguments_are_the_tools_own_failure() {
     let ended = place.run(&["run", "--memory", "lots", "shell"]).exited(125);
     assert!(ended.stderr().contains("512m and 2g"), "{ended:?}");
     place.run(&["frobnicate"]).exited(125);
+    let service = |text| {
+        place
+            .run(&["create", "--service", text, "shell"])
+            .exited(125)
+    };
+    assert!(service("nobody").stderr().contains("anthropic, openai"));
+    let value = service("openai=the-value-itself");
+    assert!(value.stderr().contains("env:VAR or file:PATH"), "{value:?}");
 }
 
 #[test]

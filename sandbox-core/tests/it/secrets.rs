@@ -55,6 +55,16 @@ async fn serve(heads: Arc<Mutex<Vec<String>>>) -> (u16, String) {
     (port, pem)
 }
 
+/// The heads that came; of a request that was refused there is a connection, and nothing on it.
+fn requests(heads: &Mutex<Vec<String>>) -> Vec<String> {
+    let heads = heads.lock().unwrap();
+    heads
+        .iter()
+        .filter(|head| !head.is_empty())
+        .cloned()
+        .collect()
+}
+
 fn credential(port: u16, source: Source) -> Credential {
     let grant = Grant::new(
         &format!("127.0.0.1:{port}"),
@@ -122,6 +132,19 @@ async fn e65_e75_programs_send_placeholders_and_hosts_get_values() {
             .contains("placeholder-misplaced")
     );
 
+    // Live: what is dropped is refused, what is new arrives behind the same placeholder.
+    sandbox.revoke_secret("api").await.unwrap();
+    assert!(sh(&sandbox, &curl).await.contains("credential-revoked"));
+    let next = Secret::new("the-next-value").unwrap();
+    sandbox.replace_secret("api", next).await.unwrap();
+    assert_eq!(sh(&sandbox, &curl).await, "hello");
+    assert!(requests(&heads)[2].contains("the-next-value"));
+    sandbox.reload_secret("api").await.unwrap();
+    assert_eq!(sh(&sandbox, &curl).await, "hello");
+    assert!(requests(&heads)[3].contains(VALUE));
+    let unknown = sandbox.revoke_secret("other").await.unwrap_err();
+    assert_eq!(unknown.kind(), ErrorKind::NotFound);
+
     let seen = sh(&sandbox, "env; cat /run/sandbox/trust/*.pem").await;
     assert!(
         seen.contains("BEGIN CERTIFICATE") && !seen.contains(VALUE) && !seen.contains("PRIVATE")
@@ -162,4 +185,43 @@ async fn a_value_cannot_be_detached_and_a_missing_one_stops_the_start() {
         .unwrap_err();
     assert_eq!(missing.kind(), ErrorKind::NotFound);
     place.assert_empty().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secret_of_a_detached_sandbox_is_revoked_and_fetched_again() {
+    let place = Place::new();
+    let heads: Arc<Mutex<Vec<String>>> = Arc::default();
+    let (port, root) = serve(Arc::clone(&heads)).await;
+    let rules = NetworkPolicy::deny()
+        .allow(&format!("127.0.0.1/32:{port}"))
+        .unwrap();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), VALUE).unwrap();
+    let sandbox = place
+        .microvm()
+        .network(rules)
+        .limits(Limits::default().disk_mib(256))
+        .secret(credential(port, Source::File(file.path().to_owned())))
+        .root_certificates(root)
+        .detached()
+        .create()
+        .await
+        .unwrap();
+    let curl =
+        format!("curl -sS --noproxy '' -H \"X-Api-Key: $API_KEY\" https://127.0.0.1:{port}/a");
+    assert_eq!(sh(&sandbox, &curl).await, "hello");
+    sandbox.revoke_secret("api").await.unwrap();
+    assert!(sh(&sandbox, &curl).await.contains("credential-revoked"));
+    std::fs::write(file.path(), "the-next-value").unwrap();
+    let value = Secret::new("not-sent-anywhere").unwrap();
+    let refused = sandbox.replace_secret("api", value).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Unsupported);
+    sandbox.reload_secret("api").await.unwrap();
+    assert_eq!(sh(&sandbox, &curl).await, "hello");
+    let heads = requests(&heads);
+    assert_eq!(heads.len(), 2);
+    assert!(heads[0].contains(VALUE) && heads[1].contains("the-next-value"));
+    let unknown = sandbox.reload_secret("other").await.unwrap_err();
+    assert_eq!(unknown.kind(), ErrorKind::NotFound);
+    sandbox.remove().await.unwrap();
 }

@@ -5,7 +5,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
-use sandbox_core::net::policy::Preset;
+use sandbox_core::net::{
+    credentials::{Service, Source},
+    policy::Preset,
+};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -154,6 +157,10 @@ pub(crate) struct Creation {
     /// Set a variable of every command; it is written to disk, so never a secret
     #[arg(short, long, value_name = "NAME=VALUE", value_parser = variable)]
     pub(crate) env: Vec<(String, String)>,
+    /// Give a service's credential, which itself stays outside, and let the service's hosts through; it
+    /// comes from this environment's variable of the usual name, unless another or a file is named
+    #[arg(long, value_name = "NAME[=env:VAR|=file:PATH]", value_parser = granted)]
+    pub(crate) service: Vec<Granted>,
     /// User that commands run as
     #[arg(short, long)]
     pub(crate) user: Option<String>,
@@ -162,6 +169,13 @@ pub(crate) struct Creation {
     /// End after this long, as in 90s or 10m: the command of `run`, the machine of `create`
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub(crate) timeout: Option<Duration>,
+}
+
+/// A service, and where its credential comes from.
+#[derive(Debug, Clone)]
+pub(crate) struct Granted {
+    pub(crate) service: &'static Service,
+    pub(crate) source: Source,
 }
 
 /// What may be reached.
@@ -380,6 +394,28 @@ fn variable(text: &str) -> Result<(String, String), String> {
     }
 }
 
+fn granted(text: &str) -> Result<Granted, String> {
+    let (name, from) = match text.split_once('=') {
+        Some((name, from)) => (name, Some(from)),
+        None => (text, None),
+    };
+    let service = Service::named(name).ok_or_else(|| {
+        let names: Vec<_> = Service::all().iter().map(|service| service.name).collect();
+        format!("there is no service of this name, but {}", names.join(", "))
+    })?;
+    let source = match from.map(|from| from.split_once(':')) {
+        None => Source::Environment(service.variables[0].to_owned()),
+        Some(Some(("env", name))) if !name.is_empty() => Source::Environment(name.to_owned()),
+        Some(Some(("file", path))) if !path.is_empty() => {
+            // Whoever starts the sandbox again does so from a folder of their own.
+            let path = std::path::absolute(path).map_err(|error| error.to_string())?;
+            Source::File(path)
+        }
+        Some(_) => return Err("env:VAR or file:PATH is needed, never a value".to_owned()),
+    };
+    Ok(Granted { service, source })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -399,6 +435,35 @@ mod tests {
         for wrong in ["", "g", "0", "-1", "2k", "1.5g", "9999999t", "99999999999"] {
             assert!(mebibytes(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_services_credential_is_named_by_where_it_comes_from() {
+        let of = |text: &str| granted(text).map(|granted| granted.source);
+        assert!(
+            matches!(of("anthropic"), Ok(Source::Environment(name)) if name == "ANTHROPIC_API_KEY")
+        );
+        assert!(matches!(of("openai=env:KEY"), Ok(Source::Environment(name)) if name == "KEY"));
+        assert!(
+            matches!(of("github=file:/k"), Ok(Source::File(path)) if path == PathBuf::from("/k"))
+        );
+        assert!(matches!(of("github=file:k"), Ok(Source::File(path)) if path.is_absolute()));
+        for wrong in [
+            "nobody",
+            "openai=",
+            "openai=sk-the-value",
+            "openai=env:",
+            "openai=file:",
+        ] {
+            assert!(of(wrong).is_err(), "{wrong}");
+        }
+        assert!(granted("nobody").unwrap_err().contains("anthropic, openai"));
+        assert!(
+            !granted("openai=sk-the-value")
+                .unwrap_err()
+                .contains("sk-the"),
+            "never repeated"
+        );
     }
 
     #[test]

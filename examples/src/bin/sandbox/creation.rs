@@ -8,7 +8,7 @@ use sandbox_core::net::{
 };
 use sandbox_core::{Description, Dirs, Image, Limits, Sandbox, SandboxBuilder, Workspace};
 
-use crate::cli::{Creation, Rules};
+use crate::cli::{Creation, Granted, Rules};
 use crate::failure::Failure;
 
 /// The file that makes a folder an OCI layout.
@@ -29,6 +29,7 @@ pub(crate) struct Plan {
     network: RuleSet,
     env: Vec<(String, String)>,
     user: Option<String>,
+    services: Vec<Granted>,
 }
 
 impl Plan {
@@ -50,14 +51,18 @@ impl Plan {
             image,
             workspaces,
             limits,
-            network: rules(&creation.rules, RuleSet::deny()).await?,
+            network: reaching(
+                &creation.service,
+                rules(&creation.rules, RuleSet::deny()).await?,
+            )?,
             env: creation.env.clone(),
             user: creation.user.clone(),
+            services: creation.service.clone(),
         })
     }
 
     /// Returns the builder of a sandbox that is made this way, without a name yet.
-    pub(crate) fn builder(&self, dirs: &Dirs) -> SandboxBuilder {
+    pub(crate) fn builder(&self, dirs: &Dirs) -> Result<SandboxBuilder, Failure> {
         let mut builder = Sandbox::builder()
             .dirs(dirs.clone())
             .image(self.image.clone())
@@ -72,7 +77,11 @@ impl Plan {
         if let Some(user) = &self.user {
             builder = builder.user(user);
         }
-        builder
+        for Granted { service, source } in &self.services {
+            let credential = service.credential(source.clone());
+            builder = builder.secret(credential.map_err(|error| Failure::from_error(&error))?);
+        }
+        Ok(builder)
     }
 
     /// Sets the run time of the machine.
@@ -105,6 +114,9 @@ impl Plan {
         if creation.image.is_some() {
             differing.push("--image");
         }
+        if !creation.service.is_empty() {
+            differing.push("--service");
+        }
         if creation.rules.is_given() {
             differing.push("network rules (see `sandbox network proxy`)");
         }
@@ -130,6 +142,16 @@ impl Rules {
             || !self.allow_host.is_empty()
             || !self.block_host.is_empty()
     }
+}
+
+/// Adds the hosts of services: a credential alone opens nothing.
+fn reaching(services: &[Granted], mut rules: RuleSet) -> Result<RuleSet, Failure> {
+    for host in services.iter().flat_map(|granted| granted.service.hosts) {
+        rules = rules
+            .allow(host)
+            .map_err(|error| Failure::from_error(&error))?;
+    }
+    Ok(rules)
 }
 
 /// Returns the rules that the arguments make of others: a policy or a file begins anew, hosts are added.

@@ -84,7 +84,7 @@ async fn run_once(
     interrupts: &mut Interrupts,
 ) -> Result<u8, Failure> {
     let waiting = Waiting::on("starting the sandbox");
-    let mut builder = plan.builder(dirs).progress(waiting.progress());
+    let mut builder = plan.builder(dirs)?.progress(waiting.progress());
     if plan.named {
         builder = builder.name(&plan.name);
     }
@@ -150,7 +150,7 @@ async fn create_detached(
     // Here, where its steps can be shown, and not first in the supervisor.
     let prepared = setup::prepare(dirs, &plan.image, waiting.progress());
     interrupts.or(prepared).await??;
-    let create = plan.builder(dirs).name(&plan.name).detached().create();
+    let create = plan.builder(dirs)?.name(&plan.name).detached().create();
     match interrupts.or(create).await {
         Ok(sandbox) => Ok(sandbox?),
         Err(failure) => {
