@@ -444,9 +444,7 @@ mod tests {
             matches!(of("anthropic"), Ok(Source::Environment(name)) if name == "ANTHROPIC_API_KEY")
         );
         assert!(matches!(of("openai=env:KEY"), Ok(Source::Environment(name)) if name == "KEY"));
-        assert!(
-            matches!(of("github=file:/k"), Ok(Source::File(path)) if path.as_os_str() == "/k")
-        );
+        assert!(matches!(of("github=file:/k"), Ok(Source::File(path)) if path.as_os_str() == "/k"));
         assert!(matches!(of("github=file:k"), Ok(Source::File(path)) if path.is_absolute()));
         for wrong in [
             "nobody",
