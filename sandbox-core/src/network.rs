@@ -8,7 +8,7 @@ use std::time::Duration;
 use sandbox_base::{Error, ErrorKind};
 use sandbox_net::credentials::{Credential, Credentials};
 use sandbox_net::guest::capture;
-use sandbox_net::inspect::{Inspector, trust};
+use sandbox_net::inspect::{Inspector, InspectorBuilder, trust};
 use sandbox_net::{Proxy, captured_ports, event::LogFile, policy::RuleSet, resolve::Resolver};
 use sandbox_vm::Agent;
 use sandbox_vm::agent::{GuestStreams, NewFile};
@@ -85,23 +85,16 @@ impl Inspection {
         if self.report_bodies_only {
             credentials = credentials.report_bodies_only();
         }
-        let mut builder = Inspector::builder().credentials(credentials);
-        for pattern in &self.inspect {
-            builder = builder.inspect(pattern).map_err(unusable)?;
-        }
-        for pattern in &self.bypass {
-            builder = builder.bypass(pattern).map_err(unusable)?;
-        }
-        for pem in &self.roots {
-            builder = builder
-                .root_certificates(pem.as_bytes())
-                .map_err(unusable)?;
-        }
+        let builder = self.builder()?.credentials(credentials);
         builder.build().map(Some).map_err(unusable)
     }
 
     /// Checks what needs no look at the host.
     pub(crate) fn check(&self) -> Result<(), Error> {
+        self.builder().map(drop)
+    }
+
+    fn builder(&self) -> Result<InspectorBuilder, Error> {
         let mut builder = Inspector::builder();
         for pattern in &self.inspect {
             builder = builder.inspect(pattern).map_err(unusable)?;
@@ -114,7 +107,7 @@ impl Inspection {
                 .root_certificates(pem.as_bytes())
                 .map_err(unusable)?;
         }
-        Ok(())
+        Ok(builder)
     }
 }
 
