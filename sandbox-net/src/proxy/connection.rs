@@ -150,8 +150,9 @@ pub(super) async fn run_tunnel<S: ByteStream + 'static>(
     (mut stream, early): (S, Vec<u8>),
 ) {
     #[cfg(feature = "inspect")]
-    if client.inspector(&tunnel.lease).is_some() {
-        return inspected::run(client.clone(), tunnel, (Box::new(stream), early)).await;
+    if let Some(inspector) = client.inspector(&tunnel.lease) {
+        let opened = (tunnel, inspector);
+        return inspected::run(client.clone(), opened, (Box::new(stream), early)).await;
     }
     tunnel.run(client, &mut stream, early).await;
 }

@@ -162,15 +162,9 @@ impl Tunnel {
         mut first: Vec<u8>,
     ) -> Result<Vec<u8>, Denial> {
         if self.allow.is_none() {
-            let limit = client.shared.limits.hello_timeout;
-            let mut reader = HelloReader::default();
-            let reading = read_hello(stream, &mut reader, &first);
-            let hello = match timeout(limit, reading).await {
-                Ok(hello) => hello,
-                Err(_) => Hello::Unreadable("the tunnel's TLS handshake did not begin in time"),
-            };
+            let (hello, read) = read_hello(client, stream, &first).await;
             self.lease.hello = Some(hello);
-            first = reader.into_bytes();
+            first = read;
         }
         // Asked again in any case: the policy may be another one by now.
         match self.lease.judge() {
@@ -198,7 +192,22 @@ impl fmt::Debug for Tunnel {
     }
 }
 
+/// Reads the client's hello within its time; returns it with all the bytes that came.
 pub(super) async fn read_hello<S: ByteStream>(
+    client: &Client,
+    stream: &mut S,
+    early: &[u8],
+) -> (Hello, Vec<u8>) {
+    let limit = client.shared.limits.hello_timeout;
+    let mut reader = HelloReader::default();
+    let hello = match timeout(limit, push_hello(stream, &mut reader, early)).await {
+        Ok(hello) => hello,
+        Err(_) => Hello::Unreadable("the tunnel's TLS handshake did not begin in time"),
+    };
+    (hello, reader.into_bytes())
+}
+
+async fn push_hello<S: ByteStream>(
     stream: &mut S,
     reader: &mut HelloReader,
     early: &[u8],

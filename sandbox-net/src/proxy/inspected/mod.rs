@@ -28,7 +28,6 @@ pub(super) use self::body::Scrubbing;
 use super::{
     client::Client,
     connection::serve_inside,
-    hello::HelloReader,
     inside::Inside,
     lease::Lease,
     tunnel::{Tunnel, about, alert, end_of_cut, read_hello},
@@ -48,14 +47,10 @@ type Stream = Join<Chain<Cursor<Vec<u8>>, ReadHalf<BoxStream>>, WriteHalf<BoxStr
 /// Boxed and without the stream's type: it serves connections, of which each may become a tunnel.
 pub(super) fn run(
     client: Client,
-    tunnel: Tunnel,
+    opened: (Tunnel, Inspector),
     stream: (BoxStream, Vec<u8>),
 ) -> Pin<Box<dyn Future<Output = ()> + Send>> {
-    Box::pin(async move {
-        if let Some(inspector) = client.inspector(&tunnel.lease) {
-            open(&client, (tunnel, inspector), stream).await;
-        }
-    })
+    Box::pin(async move { open(&client, opened, stream).await })
 }
 
 async fn open(
@@ -136,13 +131,7 @@ async fn admit(
     lease: &mut Lease,
     (stream, early): (&mut BoxStream, Vec<u8>),
 ) -> Result<Vec<u8>, Denial> {
-    let mut reader = HelloReader::default();
-    let limit = client.shared.limits.hello_timeout;
-    let hello = match timeout(limit, read_hello(stream, &mut reader, &early)).await {
-        Ok(hello) => hello,
-        Err(_) => Hello::Unreadable("the tunnel's TLS handshake did not begin in time"),
-    };
-    let first = reader.into_bytes();
+    let (hello, first) = read_hello(client, stream, &early).await;
     let named = check_hello(&lease.target, &hello);
     lease.hello = Some(hello);
     match named.and_then(|()| lease.judge()) {
