@@ -2,16 +2,17 @@
 //!
 //! ```text
 //!            create                      stop, guest powered off, owner died
-//!  (nothing) ──────▶ Creating ──▶ Running ───────────────▶ Stopped
-//!                       │            ▲                       │ │
-//!                       │ failed     └──────── start ────────┘ │
-//!                       ▼                                      ▼
-//!                   (nothing) ◀───────── remove ───────── (nothing)
+//!  (nothing) ──────▶ Creating ──▶ Running ───────────────▶ Stopped ──── remove ──▶ (nothing)
+//!                       │            ▲                      ▲  │
+//!                       │ failed     │               failed │  │ start
+//!                       ▼            │                      │  ▼
+//!                   (nothing)        └───────────────────── Starting
 //! ```
 //!
 //! | state | on disk | processes | after a crash in it |
 //! |---|---|---|---|
-//! | `Creating` | folder, lock held, record from the second step on | perhaps the machine | as in `Running` |
+//! | `Creating` | folder, lock held, record from the second step on | perhaps the machine | the watchdog ends the machine; whoever looks next removes the rest: nobody was told that it exists |
+//! | `Starting` | as in `Running` | perhaps the machine | as in `Running` |
 //! | `Running` | folder, record, disk, lock held | owner, watchdog, machine | the watchdog ends the machine; attached: and removes the rest; detached: it is `Stopped` |
 //! | `Stopped` | folder, record, disk | none (attached: the owner, lock held) | attached: whoever looks next removes it; detached: nothing is lost |
 //!
@@ -27,6 +28,8 @@ use serde::{Deserialize, Serialize};
 pub enum State {
     /// Its image, disk and machine are being made.
     Creating,
+    /// It was stopped, and its machine is being made anew.
+    Starting,
     /// Its machine runs.
     Running,
     /// It has no machine; its disk is kept.
@@ -48,9 +51,9 @@ impl State {
     /// Returns the state after a move, or `None` where the move is not possible.
     pub(crate) fn after(self, what: Move) -> Option<Self> {
         match (self, what) {
-            (Self::Creating, Move::Booted) => Some(Self::Running),
-            (Self::Running | Self::Creating, Move::Ended) => Some(Self::Stopped),
-            (Self::Stopped, Move::Start) => Some(Self::Creating),
+            (Self::Creating | Self::Starting, Move::Booted) => Some(Self::Running),
+            (Self::Creating | Self::Starting | Self::Running, Move::Ended) => Some(Self::Stopped),
+            (Self::Stopped, Move::Start) => Some(Self::Starting),
             _ => None,
         }
     }
@@ -59,6 +62,7 @@ impl State {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Creating => "creating",
+            Self::Starting => "starting",
             Self::Running => "running",
             Self::Stopped => "stopped",
         }
@@ -88,12 +92,15 @@ mod tests {
             (Creating, Booted, Some(Running)),
             (Creating, Ended, Some(Stopped)),
             (Creating, Start, None),
+            (Starting, Booted, Some(Running)),
+            (Starting, Ended, Some(Stopped)),
+            (Starting, Start, None),
             (Running, Booted, None),
             (Running, Ended, Some(Stopped)),
             (Running, Start, None),
             (Stopped, Booted, None),
             (Stopped, Ended, None),
-            (Stopped, Start, Some(Creating)),
+            (Stopped, Start, Some(Starting)),
         ];
         for (state, what, after) in table {
             assert_eq!(state.after(what), after, "{state:?} after {what:?}");

@@ -491,7 +491,7 @@ async fn reach(store: &Store, name: &str) -> Result<(Record, Option<Remote>), Er
             Ok(remote) => return Ok((found.record, Some(remote))),
             // Its owner went in order while it was being reached.
             Err(_) if found.going => return Ok((found.record, None)),
-            Err(error) if found.record.state == State::Creating => {
+            Err(error) if matches!(found.record.state, State::Creating | State::Starting) => {
                 return Err(Error::new(ErrorKind::Conflict, "reach the sandbox's owner")
                     .with_detail("the sandbox is still being started")
                     .with_source(error));

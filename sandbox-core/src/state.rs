@@ -12,7 +12,7 @@
 //! ```
 //!
 //! A folder whose lock is free has no owner: it is a stopped detached sandbox, or the remains of an owner
-//! that died. [`Store::list`] tells them apart and removes the remains. While a dead owner's watchdog is
+//! that died (an attached one, or one that was still being created). [`Store::list`] tells them apart and removes the remains. While a dead owner's watchdog is
 //! at work it claims the runtime folder (`sandbox_base::watchdog::claim`): until it is done, the name is
 //! not taken anew and the disk not used, so that it never removes what is somebody else's by then.
 
@@ -86,6 +86,16 @@ pub(crate) struct Found {
     pub(crate) owned: bool,
     /// Whether its owner is about to go, or a dead owner's watchdog is still at work.
     pub(crate) going: bool,
+    /// Whether it is what a dead owner's watchdog is removing.
+    remains: bool,
+}
+
+impl Record {
+    /// Tells whether the sandbox outlives its owner. One that was still being created does not: whoever
+    /// wanted it was never told that it is there.
+    fn outlives_owner(&self) -> bool {
+        self.lifetime == Lifetime::Detached && self.state != State::Creating
+    }
 }
 
 impl Store {
@@ -121,7 +131,7 @@ impl Store {
         let _guard = self.when(|| {
             Ok(match self.look(name)? {
                 None => Some(()),
-                Some(found) if found.is_remains() => None,
+                Some(found) if found.remains => None,
                 Some(_) => {
                     let detail = "the name is taken; remove that sandbox or choose another name";
                     return Err(conflict("create", name, detail));
@@ -197,7 +207,7 @@ impl Store {
         if !unreadable {
             self.remove_lost_runtime_folders(&found);
         }
-        found.retain(|one| !one.is_remains());
+        found.retain(|one| !one.remains);
         Ok(found)
     }
 
@@ -221,7 +231,7 @@ impl Store {
     pub(crate) fn find(&self, name: &str) -> Result<Found, Error> {
         check_name(name)?;
         let _guard = self.guard(PATIENCE)?;
-        let found = self.look(name)?.filter(|found| !found.is_remains());
+        let found = self.look(name)?.filter(|found| !found.remains);
         found.ok_or_else(|| unknown(name))
     }
 
@@ -255,15 +265,16 @@ impl Store {
             None => Ok(Some(Found {
                 going: record.lifetime == Lifetime::Detached && record.state == State::Stopped,
                 owned: true,
+                remains: false,
                 record,
             })),
             Some(lock) => self.without_owner(record, lock),
         }
     }
 
-    /// A detached sandbox without an owner is stopped, whatever its record says; an attached one is
-    /// remains.
+    /// A sandbox that outlives its owner is stopped, whatever its record says; another one is remains.
     fn without_owner(&self, mut record: Record, lock: FileLock) -> Result<Option<Found>, Error> {
+        let remains = !record.outlives_owner();
         record.state = State::Stopped;
         let runtime = self.runtime(&record);
         let claim = match watchdog::claim(&runtime) {
@@ -273,6 +284,7 @@ impl Store {
                     record,
                     owned: false,
                     going: true,
+                    remains,
                 }));
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
@@ -281,7 +293,7 @@ impl Store {
         // With the claim held: a watchdog that comes late finds no folder, and starts nothing.
         remove_tree(&runtime)?;
         drop(claim);
-        if record.lifetime == Lifetime::Attached {
+        if remains {
             remove_tree(&self.folder(&record.name))?;
             drop(lock);
             tracing::info!(name = record.name, "removed what a dead owner left");
@@ -291,6 +303,7 @@ impl Store {
             record,
             owned: false,
             going: false,
+            remains,
         }))
     }
 
@@ -349,13 +362,6 @@ impl Store {
                 None => std::thread::sleep(STEP),
             }
         }
-    }
-}
-
-impl Found {
-    /// Tells whether it is what a dead owner's watchdog is removing.
-    fn is_remains(&self) -> bool {
-        self.going && self.record.lifetime == Lifetime::Attached
     }
 }
 
@@ -550,6 +556,11 @@ mod tests {
         store.create(name, lifetime, spec()).unwrap()
     }
 
+    fn stopped(store: &Store, name: &str) {
+        let mut owned = create(store, name, Lifetime::Detached);
+        owned.enter(State::Stopped).unwrap();
+    }
+
     fn count(path: &Path) -> usize {
         fs::read_dir(path).unwrap().count()
     }
@@ -566,6 +577,18 @@ mod tests {
         assert!(store.list().unwrap().is_empty());
         assert_eq!(count(&store.sandboxes()), 0);
         assert_eq!(count(&store.dirs.runtime), 0);
+    }
+
+    #[test]
+    fn a_detached_sandbox_whose_creation_was_cut_short_is_removed_by_who_looks_next() {
+        let (_folder, store) = place();
+        drop(create(&store, "a", Lifetime::Detached));
+        assert_eq!(store.find("a").unwrap_err().kind(), ErrorKind::NotFound);
+        assert_eq!(count(&store.sandboxes()), 0);
+        let mut started = create(&store, "a", Lifetime::Detached);
+        started.enter(State::Starting).unwrap();
+        drop(started);
+        assert_eq!(store.find("a").unwrap().record.state, State::Stopped);
     }
 
     #[test]
@@ -603,7 +626,7 @@ mod tests {
         assert_eq!(taken.kind(), ErrorKind::Conflict);
         assert_eq!(store.adopt("a").unwrap_err().kind(), ErrorKind::Conflict);
         owned.remove().unwrap();
-        drop(create(&store, "a", Lifetime::Detached));
+        stopped(&store, "a");
         let taken = store.create("a", Lifetime::Attached, spec()).unwrap_err();
         assert_eq!(taken.kind(), ErrorKind::Conflict, "also without an owner");
         assert_eq!(store.adopt("b").unwrap_err().kind(), ErrorKind::NotFound);
@@ -628,7 +651,7 @@ mod tests {
     #[test]
     fn a_record_that_cannot_be_read_is_refused_by_name_and_kept() {
         let (_folder, store) = place();
-        create(&store, "good", Lifetime::Detached);
+        stopped(&store, "good");
         for (name, text, kind) in [
             ("torn", "{\"format\": 1, \"na", ErrorKind::Invalid),
             ("newer", "{\"format\": 2}", ErrorKind::Unsupported),
