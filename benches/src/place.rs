@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use sandbox_core::vm::backend::qemu::{Qemu, QemuConfig};
 use sandbox_core::vm::hypervisor::{Disk, MachineSpec};
 use sandbox_core::vm::image::ImageStore;
-use sandbox_core::{Dirs, Image, Limits, Progress, Sandbox, SandboxBuilder, default_dirs, vm};
+use sandbox_core::{Dirs, Image, Limits, Sandbox, SandboxBuilder, default_dirs, vm};
 
 use crate::Result;
 use crate::options::Options;
@@ -59,7 +59,7 @@ impl Place {
         std::fs::create_dir_all(&folder)?;
         let limits = Limits::default();
         let image = ImageStore::new(&self.dirs.cache)
-            .prepare(&Image::default(), Progress::silent())
+            .prepare(&Image::default(), vm::Progress::silent())
             .await?;
         let disk = folder.join("disk.ext4");
         vm::disk::create(&self.dirs.cache, u64::from(limits.disk_mib) << 20, &disk).await?;

@@ -7,12 +7,13 @@ use std::time::Duration;
 use sandbox_base::{Dirs, Error, ErrorKind};
 use sandbox_net::{credentials::Credential, policy::RuleSet, resolve::Resolver};
 use sandbox_vm::image::Image;
-use sandbox_vm::{Hypervisor, Progress, disk};
+use sandbox_vm::{Hypervisor, disk};
 
 use crate::host::{default_dirs, default_hypervisor};
 use crate::lifecycle::Lifetime;
 use crate::network::Inspection;
 use crate::owner::{Means, Owner};
+use crate::progress::{Progress, Step};
 use crate::sandbox::{Link, Sandbox, blocking, launch};
 use crate::spec::{ExtraDisk, ImageSource, Limits, Spec, Tmpfs, Workspace};
 use crate::state::{Store, check_name};
@@ -217,7 +218,7 @@ impl SandboxBuilder {
         self
     }
 
-    /// Is told about what takes long: downloads, the making of images.
+    /// Is told about what takes long: downloads, the making of images, the copying of workspaces.
     pub fn progress(mut self, progress: Progress) -> Self {
         self.progress = progress;
         self
@@ -256,7 +257,10 @@ impl SandboxBuilder {
         let dirs = store.dirs.clone();
         let hypervisor = match self.hypervisor {
             Some(hypervisor) => hypervisor,
-            None => default_hypervisor(&dirs, helper::path(&dirs.cache)?, self.progress.clone())?,
+            None => {
+                let progress = self.progress.part(Step::Machine);
+                default_hypervisor(&dirs, helper::path(&dirs.cache)?, progress)?
+            }
         };
         let inspector = spec.inspection.begin(&spec.network, self.values).await?;
         let owned = take_name(&store, &name, Lifetime::Attached, spec).await?;
@@ -301,7 +305,7 @@ impl SandboxBuilder {
                 )),
             );
         }
-        let remote = launch(&store, &name, Some(spec)).await?;
+        let remote = launch(&store, &name, Some(spec), &self.progress).await?;
         let link = Link::Other(Mutex::new(Some(remote)));
         Ok(Sandbox { name, store, link })
     }

@@ -13,10 +13,11 @@ use sandbox_base::{Dirs, Error, ErrorKind};
 use sandbox_net::credentials::{Credentials, Secret};
 use sandbox_net::inspect::{Inspector, trust};
 use sandbox_net::{Proxy, policy::RuleSet, resolve::Resolver};
+use sandbox_sync::Options;
 use sandbox_vm::channel::protocol::{self, Prepared, Root, Setup};
 use sandbox_vm::hypervisor::{Disk, HypervisorExt, MachineSpec};
 use sandbox_vm::image::{ImageStore, RootImage};
-use sandbox_vm::{Agent, Hypervisor, Machine, Progress, disk, users};
+use sandbox_vm::{Agent, Hypervisor, Machine, disk, users};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
@@ -24,6 +25,7 @@ use crate::description::{CaptureState, Description};
 use crate::history;
 use crate::lifecycle::{Lifetime, Move, State};
 use crate::network;
+use crate::progress::{Progress, Step};
 use crate::sandbox::blocking;
 use crate::spec::Spec;
 use crate::state::{Owned, Record};
@@ -174,7 +176,7 @@ impl Owner {
     async fn boot(&self, owned: &Owned) -> Result<Running, Error> {
         let spec = &owned.record.spec;
         let image = ImageStore::new(&self.dirs.cache)
-            .prepare(&spec.image.image(), self.progress.clone())
+            .prepare(&spec.image.image(), self.progress.part(Step::Machine))
             .await?;
         let disk = owned.disk();
         let fresh = spec.read_only_root || !disk.exists();
@@ -221,7 +223,13 @@ impl Owner {
             Some(user) if !spec.workspaces.is_empty() => Some(numbers(&agent, user).await?),
             _ => None,
         };
-        let workspaces = Workspaces::open(&agent, &spec.workspaces, &owned.folder, owner).await?;
+        let progress = self.progress.part(Step::Workspace);
+        let options = Options::default().with_progress(progress);
+        let options = match owner {
+            Some((user, group)) => options.with_guest_owner(user, group),
+            None => options,
+        };
+        let workspaces = Workspaces::open(&agent, &spec.workspaces, &owned.folder, options).await?;
         let cwd = spec
             .workspaces
             .first()

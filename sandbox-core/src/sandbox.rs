@@ -17,6 +17,7 @@ use crate::description::Description;
 use crate::host::default_dirs;
 use crate::lifecycle::{Lifetime, State};
 use crate::owner::{Defaults, Owner, to_its_end};
+use crate::progress::Progress;
 use crate::spec::Spec;
 use crate::state::{Record, Store};
 use crate::workspace::SyncReport;
@@ -383,7 +384,7 @@ impl Sandbox {
                     }
                     gone(&remote).await?;
                 }
-                let remote = launch(&self.store, &self.name, None).await?;
+                let remote = launch(&self.store, &self.name, None, &Progress::silent()).await?;
                 keep(link, Some(remote));
                 Ok(())
             }
@@ -508,9 +509,10 @@ pub(crate) async fn launch(
     store: &Store,
     name: &str,
     create: Option<Spec>,
+    progress: &Progress,
 ) -> Result<Remote, Error> {
     let helper = helper::path(&store.dirs.cache)?;
-    supervisor::launch(&helper, &store.dirs, name, create).await?;
+    supervisor::launch(&helper, &store.dirs, (name, create), progress).await?;
     let found = find(store, name).await?;
     Remote::connect(&store.control_socket(&found.record)).await
 }

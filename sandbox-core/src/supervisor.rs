@@ -1,7 +1,7 @@
 //! Detached sandboxes: a supervisor process each, and no daemon.
 //!
 //! The process that creates or starts one runs the helper binary as its supervisor, hands it a job on
-//! its standard input and waits for one line. Should it go before that line, the supervisor gives up: what
+//! its standard input and waits for a line that says how that ended; lines before it tell how far it is. Should it go before that, the supervisor gives up: what
 //! was being created is removed, what was being started is stopped. From then on the supervisor is the
 //! owner, until the machine ends or the sandbox is removed.
 
@@ -11,14 +11,15 @@ use std::process::Stdio;
 use std::sync::Arc;
 
 use sandbox_base::{Dirs, Error, ErrorKind};
-use sandbox_vm::Progress;
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::sync::mpsc;
 
 use crate::control::{self, Answers};
 use crate::host::default_hypervisor;
 use crate::lifecycle::Lifetime;
 use crate::owner::{Means, Owner};
+use crate::progress::{Progress, Step};
 use crate::sandbox::blocking;
 use crate::spec::Spec;
 use crate::state::Store;
@@ -28,6 +29,11 @@ pub const VERB: &str = "supervisor";
 
 /// The longest line either side says, in bytes.
 const MAX_LINE: u64 = 1 << 20;
+
+/// How many steps may wait to be told; those in between are left out.
+const STEPS: usize = 1;
+
+const OPERATION: &str = "start the sandbox's supervisor";
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Job {
@@ -39,10 +45,27 @@ struct Job {
     helper: PathBuf,
 }
 
-/// What a supervisor says once: nothing, or why not.
+/// What a supervisor says, a line each: how far it has come, and once, as the last, how it ended.
 #[derive(Debug, Serialize, Deserialize)]
-struct Word {
-    failed: Option<(ErrorKind, String, Option<String>)>,
+enum Word {
+    Step(Step),
+    Started,
+    Failed(ErrorKind, String, Option<String>),
+}
+
+impl Word {
+    fn of(error: &Error) -> Self {
+        let detail = error.detail().map(str::to_owned);
+        let source = std::error::Error::source(error).map(ToString::to_string);
+        let operation = error.operation().to_owned();
+        Self::Failed(error.kind(), operation, detail.or(source))
+    }
+
+    fn line(&self) -> io::Result<Vec<u8>> {
+        let mut text = serde_json::to_vec(self).map_err(io::Error::other)?;
+        text.push(b'\n');
+        Ok(text)
+    }
 }
 
 /// Runs the helper binary as the supervisor of a sandbox that has no owner, or is to be created, and waits
@@ -50,10 +73,9 @@ struct Word {
 pub(crate) async fn launch(
     helper: &Path,
     dirs: &Dirs,
-    name: &str,
-    create: Option<Spec>,
+    (name, create): (&str, Option<Spec>),
+    progress: &Progress,
 ) -> Result<(), Error> {
-    const OPERATION: &str = "start the sandbox's supervisor";
     let io = |error| Error::io(OPERATION, error);
     let mut process = tokio::process::Command::new(helper);
     process
@@ -83,24 +105,31 @@ pub(crate) async fn launch(
         .ok_or_else(|| io(io::ErrorKind::BrokenPipe.into()))?;
     // Kept open until the answer is there: its end says that nobody waits any more.
     stdin.write_all(&line).await.map_err(io)?;
-    let mut answer = Vec::new();
-    BufReader::new(stdout)
-        .take(MAX_LINE)
-        .read_until(b'\n', &mut answer)
-        .await
-        .map_err(io)?;
+    let outcome = listen(BufReader::new(stdout), progress).await;
     drop(stdin);
     // It goes on by itself; reaped here if it should end while this process lives.
     tokio::spawn(async move { child.wait().await });
-    let word: Word = serde_json::from_slice(&answer).map_err(|_| {
-        Error::new(ErrorKind::Disconnected, OPERATION).with_detail("it ended without a word")
-    })?;
-    match word.failed {
-        None => Ok(()),
-        Some((kind, operation, detail)) => Err(match detail {
-            Some(detail) => Error::new(kind, operation).with_detail(detail),
-            None => Error::new(kind, operation),
-        }),
+    outcome
+}
+
+/// Passes on what a supervisor reports, until it says how its start ended.
+async fn listen(mut stdout: impl AsyncBufRead + Unpin, progress: &Progress) -> Result<(), Error> {
+    loop {
+        let mut line = Vec::new();
+        let mut bounded = (&mut stdout).take(MAX_LINE);
+        let read = bounded.read_until(b'\n', &mut line).await;
+        read.map_err(|error| Error::io(OPERATION, error))?;
+        let word = serde_json::from_slice(&line).map_err(|_| {
+            Error::new(ErrorKind::Disconnected, OPERATION).with_detail("it ended without a word")
+        })?;
+        match word {
+            Word::Step(step) => progress.report(step),
+            Word::Started => return Ok(()),
+            Word::Failed(kind, operation, None) => return Err(Error::new(kind, operation)),
+            Word::Failed(kind, operation, Some(detail)) => {
+                return Err(Error::new(kind, operation).with_detail(detail));
+            }
+        }
     }
 }
 
@@ -118,29 +147,19 @@ pub async fn run() -> io::Result<()> {
         .read_until(b'\n', &mut line)
         .await?;
     let job: Job = serde_json::from_slice(&line).map_err(io::Error::other)?;
+    let (progress, mut steps) = report();
     let started = tokio::select! {
-        started = start(&job) => started,
+        started = start(&job, progress) => started,
+        error = tell(&mut steps) => Err(error),
         () = end_of(&mut stdin) => Err(Error::new(ErrorKind::Disconnected, "start the sandbox")
             .with_detail("who asked for it is gone")),
     };
-    let failed = started.as_ref().err();
-    let word = Word {
-        failed: failed.map(|error| {
-            let detail = error.detail().map(str::to_owned);
-            let source = std::error::Error::source(error).map(ToString::to_string);
-            (
-                error.kind(),
-                error.operation().to_owned(),
-                detail.or(source),
-            )
-        }),
+    let word = match &started {
+        Ok(_) => Word::Started,
+        Err(error) => Word::of(error),
     };
-    let mut text = serde_json::to_vec(&word).map_err(io::Error::other)?;
-    text.push(b'\n');
-    let mut stdout = tokio::io::stdout();
     // Whoever asked may be gone; the sandbox runs all the same.
-    drop(stdout.write_all(&text).await);
-    drop(stdout.flush().await);
+    drop(say(&word).await);
     let (owner, answers) = started.map_err(|error| io::Error::other(error.to_string()))?;
     owner.stopped().await;
     // With the owner the lock goes: what is told from here on is true.
@@ -149,13 +168,38 @@ pub async fn run() -> io::Result<()> {
     Ok(())
 }
 
+/// Returns where steps are reported to, and where they come out.
+fn report() -> (Progress, mpsc::Receiver<Step>) {
+    let (sender, steps) = mpsc::channel(STEPS);
+    // A step that finds no room is passed over by a later one.
+    let progress = Progress::new(move |step| drop(sender.try_send(step)));
+    (progress, steps)
+}
+
+/// Says each step, until the one who asked is gone.
+async fn tell(steps: &mut mpsc::Receiver<Step>) -> Error {
+    while let Some(step) = steps.recv().await {
+        if let Err(error) = say(&Word::Step(step)).await {
+            return Error::io("report to who asked", error);
+        }
+    }
+    std::future::pending().await
+}
+
+async fn say(word: &Word) -> io::Result<()> {
+    let mut stdout = tokio::io::stdout();
+    stdout.write_all(&word.line()?).await?;
+    stdout.flush().await
+}
+
 async fn end_of(stdin: &mut (impl AsyncRead + Unpin)) {
     let mut byte = [0];
     while let Ok(1..) = stdin.read(&mut byte).await {}
 }
 
-async fn start(job: &Job) -> Result<(Arc<Owner>, Answers), Error> {
-    let hypervisor = default_hypervisor(&job.dirs, job.helper.clone(), Progress::silent())?;
+async fn start(job: &Job, progress: Progress) -> Result<(Arc<Owner>, Answers), Error> {
+    let part = progress.part(Step::Machine);
+    let hypervisor = default_hypervisor(&job.dirs, job.helper.clone(), part)?;
     let store = Store::new(job.dirs.clone());
     let (name, create) = (job.name.clone(), job.create.clone());
     let created = create.is_some();
@@ -177,7 +221,7 @@ async fn start(job: &Job) -> Result<(Arc<Owner>, Answers), Error> {
         hypervisor,
         resolver: None,
         inspector,
-        progress: Progress::silent(),
+        progress,
     };
     let owner = Owner::new(owned, job.dirs.clone(), means);
     // Until it runs, what was created goes with the owner.

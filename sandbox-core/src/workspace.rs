@@ -68,12 +68,13 @@ pub(crate) struct Workspaces {
 }
 
 impl Workspaces {
-    /// Opens a session for each workspace and brings both sides into agreement.
+    /// Opens a session for each workspace, with what `options` says of all of them, and brings both sides
+    /// into agreement.
     pub(crate) async fn open(
         agent: &Agent,
         workspaces: &[Workspace],
         folder: &Path,
-        owner: Option<(u32, u32)>,
+        options: Options,
     ) -> Result<Self, Error> {
         let mut sessions = Vec::new();
         for (index, workspace) in workspaces.iter().enumerate() {
@@ -83,13 +84,11 @@ impl Workspaces {
             } else {
                 Mode::TwoWaySafe
             };
-            let mut options = Options::default()
+            let options = options
+                .clone()
                 .with_mode(mode)
                 .with_guest_root(&workspace.guest)
                 .with_base_file(history::base(folder, index));
-            if let Some((user, group)) = owner {
-                options = options.with_guest_owner(user, group);
-            }
             let session = Session::start(&workspace.host, stream, options)
                 .await
                 .map_err(|error| failed(&workspace.host, error))?;

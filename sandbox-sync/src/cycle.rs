@@ -97,7 +97,8 @@ impl Engine {
 
         let batch = self.fetch(to_host).await?;
         if !to_guest.is_empty() {
-            let answers = self.peer.carry_out(&to_guest, self.root.clone()).await;
+            let (root, progress) = (self.root.clone(), &self.options.progress);
+            let answers = self.peer.carry_out(&to_guest, root, progress).await;
             let answers = answers.map_err(Failure::fatal)?;
             report.to_guest = sort(
                 Side::Guest,

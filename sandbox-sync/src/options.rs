@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::progress::Progress;
 use crate::reconcile::Mode;
 use crate::rules::Lists;
 use crate::safety::{Resolution, Thresholds};
@@ -35,6 +36,8 @@ pub struct Options {
     pub settle: Duration,
     /// How often both sides are looked at although nobody told of a change.
     pub rescan: Duration,
+    /// Who is told how far a large copy has come.
+    pub progress: Progress,
 }
 
 impl Default for Options {
@@ -52,6 +55,7 @@ impl Default for Options {
             limits: Limits::default(),
             settle: Duration::from_millis(50),
             rescan: Duration::from_secs(60),
+            progress: Progress::silent(),
         }
     }
 }
@@ -117,6 +121,13 @@ impl Options {
     #[must_use]
     pub fn with_limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
+        self
+    }
+
+    /// Sets who is told how far a large copy has come.
+    #[must_use]
+    pub fn with_progress(mut self, progress: Progress) -> Self {
+        self.progress = progress;
         self
     }
 

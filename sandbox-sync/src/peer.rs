@@ -16,12 +16,17 @@ use tokio::task::JoinHandle;
 use crate::error::Error;
 use crate::options::Limits;
 use crate::path::RelPath;
+use crate::progress::Progress;
 use crate::protocol::{self, Hello, Piece, Received, Reply, Request, batches, clip, weight};
 use crate::reconcile::Op;
 use crate::replica::{Batch, Wanted};
 use crate::root::Root;
 use crate::transfer::{self, Source};
 use crate::tree::{Entry, Tree};
+
+mod meter;
+
+use meter::Meter;
 
 /// How long the paths of a tree may be on average: what it costs to hold it is bounded, not only the
 /// number of its entries.
@@ -183,6 +188,7 @@ impl Peer {
         &mut self,
         ops: &[Op],
         root: Arc<Root>,
+        progress: &Progress,
     ) -> Result<Vec<Result<(), String>>, Error> {
         let bytes =
             |op: &&Op| op.path.as_bytes().len() + weight(op.old.as_ref()) + weight(op.new.as_ref());
@@ -193,8 +199,9 @@ impl Peer {
         self.say(&Request::OpsEnd).await?;
         self.flush().await?;
         let needed = self.needed(ops).await?;
+        let meter = Meter::start(progress, &needed);
         let (pieces, reader) = transfer::send(root, needed);
-        let sent = self.pass_on(pieces).await;
+        let sent = self.pass_on(pieces, meter).await;
         // Nothing of the session is still at work on the root when it ends.
         let read = reader.await.map_err(io::Error::other);
         sent?;
@@ -214,11 +221,16 @@ impl Peer {
         Ok(outcomes.into_iter().map(outcome).collect())
     }
 
-    async fn pass_on(&mut self, mut pieces: mpsc::Receiver<Piece>) -> Result<(), Error> {
+    async fn pass_on(
+        &mut self,
+        mut pieces: mpsc::Receiver<Piece>,
+        mut meter: Meter<'_>,
+    ) -> Result<(), Error> {
         let silence = self.limits.silence;
         while let Some(piece) = pieces.recv().await {
             let written = protocol::write_piece::<Request>(&mut self.writer, &piece);
             timed(silence, written).await?;
+            meter.sent(&piece);
         }
         self.flush().await
     }

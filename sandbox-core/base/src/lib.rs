@@ -11,6 +11,7 @@
 //! | [`frame`] | length-delimited messages with a bound on both sides |
 //! | [`durable`] | files that are old or new after a crash, never torn |
 //! | [`lock`] | who owns a folder, told by the kernel, released by death |
+//! | [`progress`] | steps of something that takes long, told to whoever shows them |
 //! | [`dirs`] | where state, cache and sockets live |
 //! | [`watchdog`] | a child process that cannot outlive its owner, and what it leaves is removed |
 
@@ -20,6 +21,7 @@ pub mod error;
 pub mod frame;
 pub mod kind;
 pub mod lock;
+pub mod progress;
 pub mod stream;
 #[cfg(target_os = "linux")]
 pub mod watchdog;
@@ -27,4 +29,5 @@ pub mod watchdog;
 pub use dirs::Dirs;
 pub use error::Error;
 pub use kind::{BoxError, ErrorKind};
+pub use progress::Progress;
 pub use stream::{BoxStream, ByteStream};

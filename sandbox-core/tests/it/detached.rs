@@ -1,6 +1,8 @@
 //! Sandboxes that outlive their handles, in the care of a supervisor.
 
-use sandbox_core::{ErrorKind, Lifetime, Sandbox, State, Workspace};
+use std::sync::{Arc, Mutex};
+
+use sandbox_core::{ErrorKind, Lifetime, Progress, Sandbox, State, Step, Workspace, sync};
 
 use crate::place::{Place, eventually, kill, promptly, root, sh};
 
@@ -8,14 +10,18 @@ use crate::place::{Place, eventually, kill, promptly, root, sh};
 async fn a_detached_sandbox_lives_until_it_is_removed() {
     let place = Place::new();
     let project = place.project(&[("a", "from outside\n")]);
+    let (progress, told) = listener();
     let one = place
         .microvm()
         .name("kept")
+        .progress(progress)
         .workspace(Workspace::sync(&project))
         .detached()
         .create()
         .await
         .unwrap();
+    // The copying is the supervisor's work, and is told here.
+    assert!(told.lock().unwrap().iter().any(is_copying), "{told:?}");
     let two = Sandbox::connect_in(place.dirs.clone(), "kept")
         .await
         .unwrap();
@@ -51,6 +57,17 @@ async fn a_detached_sandbox_lives_until_it_is_removed() {
         one.describe().await.unwrap_err().kind(),
         ErrorKind::NotFound
     );
+}
+
+fn listener() -> (Progress, Arc<Mutex<Vec<Step>>>) {
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let listener = told.clone();
+    let progress = Progress::new(move |step| listener.lock().unwrap().push(step));
+    (progress, told)
+}
+
+fn is_copying(step: &Step) -> bool {
+    matches!(step, Step::Workspace(sync::Step::Sending(copied)) if copied.of_files == 1)
 }
 
 /// The change is made by a process that nobody waits for: only the flush of `stop` brings it out.

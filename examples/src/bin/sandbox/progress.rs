@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
-use sandbox_core::{Progress, Step};
+use sandbox_core::{Progress, Step, sync, vm};
 use tokio::task::JoinHandle;
 
 use crate::output::is_for_a_person;
@@ -56,6 +56,21 @@ impl Drop for Waiting {
 }
 
 fn words(step: &Step) -> String {
+    match step {
+        Step::Machine(step) => of_machine(step),
+        Step::Workspace(sync::Step::Sending(copied)) => format!(
+            "copying the workspace: {} of {} files, {} of {}",
+            HumanCount(copied.files),
+            HumanCount(copied.of_files),
+            HumanBytes(copied.bytes),
+            HumanBytes(copied.of_bytes)
+        ),
+        _ => "working".to_owned(),
+    }
+}
+
+fn of_machine(step: &vm::Step) -> String {
+    use vm::Step;
     match step {
         Step::Downloading { package } => format!("downloading {package}"),
         Step::UpdatingPackageLists => "fetching the package lists".to_owned(),

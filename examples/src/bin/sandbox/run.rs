@@ -15,9 +15,9 @@ use crate::cli::{self, Agent};
 use crate::creation::Plan;
 use crate::failure::{self, FAILED, Failure};
 use crate::interrupt::Interrupts;
+use crate::output;
 use crate::progress::Waiting;
 use crate::session::{self, Streams};
-use crate::{output, setup};
 
 /// The shells that are tried for an interactive agent, best first.
 const SHELLS: [&str; 2] = ["/bin/bash", "/bin/sh"];
@@ -147,11 +147,11 @@ async fn create_detached(
     interrupts: &mut Interrupts,
 ) -> Result<Sandbox, Failure> {
     let waiting = Waiting::on("starting the sandbox");
-    // Here, where its steps can be shown, and not first in the supervisor.
-    let prepared = setup::prepare(dirs, &plan.image, waiting.progress());
-    interrupts.or(prepared).await??;
-    let create = plan.builder(dirs)?.name(&plan.name).detached().create();
-    match interrupts.or(create).await {
+    let builder = plan.builder(dirs)?.progress(waiting.progress());
+    match interrupts
+        .or(builder.name(&plan.name).detached().create())
+        .await
+    {
         Ok(sandbox) => Ok(sandbox?),
         Err(failure) => {
             // Its supervisor gives up, too, once nobody waits for its answer.

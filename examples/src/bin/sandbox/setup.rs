@@ -2,7 +2,7 @@
 
 use sandbox_core::vm::image::ImageStore;
 use sandbox_core::vm::kernel::Kernel;
-use sandbox_core::{Dirs, Error, Image, Progress};
+use sandbox_core::{Dirs, Error, Image, Step};
 
 use crate::cli;
 use crate::failure::Failure;
@@ -18,12 +18,17 @@ pub(crate) async fn setup(dirs: &Dirs, arguments: &cli::Setup) -> Result<u8, Fai
     let work = async {
         let store = ImageStore::new(&dirs.cache);
         if arguments.rebuild {
-            let kernel = Kernel::update_from_distribution(&dirs.cache, progress.clone()).await?;
-            let image = store.rebuild(&Image::Default, progress.clone()).await?;
+            let kernel =
+                Kernel::update_from_distribution(&dirs.cache, progress.part(Step::Machine)).await?;
+            let image = store
+                .rebuild(&Image::Default, progress.part(Step::Machine))
+                .await?;
             return Ok((kernel, image));
         }
-        let kernel = Kernel::from_distribution(&dirs.cache, progress.clone()).await?;
-        let image = store.prepare(&Image::Default, progress.clone()).await?;
+        let kernel = Kernel::from_distribution(&dirs.cache, progress.part(Step::Machine)).await?;
+        let image = store
+            .prepare(&Image::Default, progress.part(Step::Machine))
+            .await?;
         Ok::<_, Error>((kernel, image))
     };
     let (kernel, image) = interrupts.or(work).await??;
@@ -35,13 +40,4 @@ pub(crate) async fn setup(dirs: &Dirs, arguments: &cli::Setup) -> Result<u8, Fai
     );
     output::print(text.as_bytes())?;
     Ok(0)
-}
-
-/// Obtains what a sandbox of an image is started from, unless it is there.
-pub(crate) async fn prepare(dirs: &Dirs, image: &Image, progress: Progress) -> Result<(), Error> {
-    Kernel::from_distribution(&dirs.cache, progress.clone()).await?;
-    ImageStore::new(&dirs.cache)
-        .prepare(image, progress)
-        .await?;
-    Ok(())
 }
