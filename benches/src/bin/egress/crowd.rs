@@ -10,7 +10,7 @@ use tokio::{
 };
 
 use crate::{
-    client::{Client, exchange},
+    client::{Client, Way, exchange},
     origin::Origin,
     rivals::{Rival, Running},
     table::Table,
@@ -64,7 +64,7 @@ pub(crate) async fn measure(
         table.add("resident, idle", "MiB", (rival, running.resident()?));
     }
     let running = Running::start(rival, program, origin).await?;
-    let client = Client::new(origin, running.address)?;
+    let client = Client::new(origin, (running.address, Way::Asking))?;
     if let Ok(failed) = timeout(PATIENCE, active(&client)).await {
         let row = "2,000 requests at a time, failed";
         table.add(row, "", (rival, failed as f64));
@@ -72,7 +72,7 @@ pub(crate) async fn measure(
     drop(running);
 
     let running = Running::start(rival, program, origin).await?;
-    let client = Client::new(origin, running.address)?;
+    let client = Client::new(origin, (running.address, Way::Asking))?;
     let opened = timeout(PATIENCE, idle_plain(&client)).await;
     if let Some(streams) = told(rival, opened) {
         tokio::time::sleep(SETTLE).await;
@@ -83,7 +83,7 @@ pub(crate) async fn measure(
     drop(running);
 
     let running = Running::start(rival, program, origin).await?;
-    let client = Client::new(origin, running.address)?;
+    let client = Client::new(origin, (running.address, Way::Asking))?;
     tokio::time::sleep(SETTLE).await;
     let before = running.resident()?;
     let opened = timeout(PATIENCE, idle_tunnels(&client)).await;

@@ -1,12 +1,14 @@
 //! What does a proxy cost, and how much does it carry?
 //!
-//! The client, the origin and this table are one process; every proxy is a process of its own. All take turns in
-//! each round: no proxy at all, a bare CONNECT splice made of hyper and a copy loop (`splice.rs`), ours, and those
-//! rivals whose programs were found. Nothing leaves the loopback.
+//! The client and this table are one process; the origin and every proxy are processes of their own. All take turns
+//! in each round: no proxy at all, a bare CONNECT splice made of hyper and a copy loop (`splice.rs`), ours, and those
+//! rivals whose programs were found; first with tunnels that stay closed, then with TLS opened by those who can.
+//! Nothing leaves the loopback.
 //!
 //! usage: egress [--rounds N] [--seconds S] [--proxy FILE] [--squid FILE] [--mitmdump FILE] [--hudsucker FILE]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "it is a program")]
 
+mod captured;
 mod client;
 mod crowd;
 mod origin;
@@ -18,7 +20,7 @@ use std::{path::PathBuf, time::Duration};
 
 use sandbox_benches::Result;
 
-use client::Client;
+use client::{Client, Way};
 use origin::Origin;
 use rivals::{Rival, Running};
 use table::Table;
@@ -36,16 +38,28 @@ struct Options {
 
 fn main() -> Result<()> {
     let mut arguments = std::env::args().skip(1).peekable();
-    if arguments.peek().is_some_and(|word| word == "splice") {
-        let address = arguments.nth(1).ok_or("splice ADDRESS")?.parse()?;
-        return splice::serve(address);
+    let role = arguments.next_if(|word| !word.starts_with("--"));
+    let Some(role) = role else {
+        let options = read(arguments)?;
+        return runtime()?.block_on(run(&options));
+    };
+    let argument = arguments.next().ok_or("a role has an argument")?;
+    match role.as_str() {
+        "origin" => runtime()?.block_on(origin::serve(argument.as_ref())),
+        "splice" => splice::serve(argument.parse()?),
+        "captured" => {
+            let port = arguments.next().ok_or("captured ADDRESS PORT")?.parse()?;
+            runtime()?.block_on(captured::serve(argument.parse()?, port))
+        }
+        _ => Err("no such role".into()),
     }
-    let options = read(arguments)?;
+}
+
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
-        .build()?
-        .block_on(run(&options))
+        .build()
 }
 
 fn read(mut arguments: impl Iterator<Item = String>) -> Result<Options> {
@@ -74,25 +88,31 @@ fn read(mut arguments: impl Iterator<Item = String>) -> Result<Options> {
 async fn run(options: &Options) -> Result<()> {
     crowd::raise_descriptors();
     let origin = Origin::start().await?;
-    let mut contenders = vec![
+    let ours = options.proxy.clone();
+    let mut closed = vec![
         (Rival::Direct, PathBuf::new()),
         (Rival::Splice, std::env::current_exe()?),
-        (Rival::Ours, options.proxy.clone()),
-        (Rival::OursLogged, options.proxy.clone()),
+        (Rival::Ours, ours.clone()),
+        (Rival::OursLogged, ours.clone()),
+        (Rival::OursCaptured, std::env::current_exe()?),
     ];
-    contenders.extend(options.rivals.iter().cloned());
+    closed.extend(options.rivals.iter().cloned());
     let mut table = Table::default();
-    for round in 0..options.rounds {
-        for (rival, program) in &contenders {
-            let running = Running::start(*rival, program, &origin).await?;
-            let client = Client::new(&origin, running.address)?;
-            measure(&client, &mut table, (*rival, options.seconds)).await?;
-            eprintln!("round {} of {}: {rival}", round + 1, options.rounds);
-        }
+    turns(options, &closed, (false, &origin, &mut table)).await?;
+    table.print();
+    let mut opened = vec![
+        (Rival::Direct, PathBuf::new()),
+        (Rival::OursInspecting, ours),
+    ];
+    for (rival, program) in &options.rivals {
+        opened.extend(rival.inspecting().map(|rival| (rival, program.clone())));
     }
+    let mut table = Table::default();
+    turns(options, &opened, (true, &origin, &mut table)).await?;
+    println!();
     table.print();
     let mut table = Table::default();
-    for (rival, program) in &contenders {
+    for (rival, program) in &closed {
         if matches!(rival, Rival::Ours | Rival::Squid) {
             crowd::measure(&mut table, (*rival, program), &origin).await?;
         }
@@ -102,7 +122,33 @@ async fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-async fn measure(client: &Client, table: &mut Table, (rival, seconds): (Rival, u64)) -> Result<()> {
+/// Lets each contender take its turn in each round, with TLS that stays closed or is opened.
+async fn turns(
+    options: &Options,
+    contenders: &[(Rival, PathBuf)],
+    (opened, origin, table): (bool, &Origin, &mut Table),
+) -> Result<()> {
+    for round in 0..options.rounds {
+        for (rival, program) in contenders {
+            let running = Running::start(*rival, program, origin).await?;
+            let client = Client::new(origin, (running.address, rival.way()))?;
+            over_tls(&client, table, (*rival, options.seconds)).await?;
+            if opened {
+                fresh_hosts(&client, table, *rival).await?;
+            } else if rival.way() == Way::Asking {
+                plain(&client, table, (*rival, options.seconds)).await?;
+            }
+            eprintln!("round {} of {}: {rival}", round + 1, options.rounds);
+        }
+    }
+    Ok(())
+}
+
+async fn over_tls(
+    client: &Client,
+    table: &mut Table,
+    (rival, seconds): (Rival, u64),
+) -> Result<()> {
     let time = Duration::from_secs(seconds);
     let load = client.tunnels(CLIENTS, time).await?;
     table.add("HTTPS, 32 clients", "requests/s", (rival, load.rate()));
@@ -122,7 +168,19 @@ async fn measure(client: &Client, table: &mut Table, (rival, seconds): (Rival, u
     );
     let rate = client.large(4).await?;
     table.add("64 MiB over HTTPS", "MB/s", (rival, rate));
-    let plain = client.plain(CLIENTS, time).await?;
+    Ok(())
+}
+
+/// Connects to many hosts once: each needs a certificate of its own.
+async fn fresh_hosts(client: &Client, table: &mut Table, rival: Rival) -> Result<()> {
+    let first = client.first_connections().await?;
+    let what = "first TLS connection to a host, median";
+    table.add(what, "ms", (rival, first.quantile(0.5)));
+    Ok(())
+}
+
+async fn plain(client: &Client, table: &mut Table, (rival, seconds): (Rival, u64)) -> Result<()> {
+    let plain = client.plain(CLIENTS, Duration::from_secs(seconds)).await?;
     table.add(
         "plain HTTP, 32 clients",
         "requests/s",

@@ -1,6 +1,12 @@
 //! The origin: small answers and large ones, over HTTP and over TLS.
 
-use std::{convert::Infallible, net::SocketAddr, sync::Arc};
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::Stdio,
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -11,50 +17,85 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::TokioIo;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::PrivateKeyDer;
 use sandbox_benches::Result;
-use tokio::net::TcpListener;
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    net::TcpListener,
+    process::{Child, Command},
+};
 use tokio_rustls::TlsAcceptor;
 
 use crate::LARGE;
 
-/// Its name in certificates. Tunnels go to its address, whose handshakes name nobody.
-pub(crate) const NAME: &str = "127.0.0.1";
+/// The network whose addresses are the names of hosts: all of them lead to this machine. Tunnels go to addresses,
+/// whose handshakes name nobody.
+pub(crate) const HOSTS: u8 = 100;
 
 /// How much of a large body is handed over at a time.
 const PIECE: usize = 64 * 1024;
 
-/// A running origin.
+/// A running origin; dropped, it is killed.
 pub(crate) struct Origin {
     pub(crate) plain: SocketAddr,
     pub(crate) tls: SocketAddr,
-    /// What a client has to trust.
-    pub(crate) certificate: CertificateDer<'static>,
+    folder: TempDir,
+    _child: Child,
 }
 
 impl Origin {
+    /// Starts one in a process of its own, as origins are.
     pub(crate) async fn start() -> Result<Self> {
-        let made = rcgen::generate_simple_self_signed([NAME.to_owned()])?;
-        let certificate = made.cert.der().clone();
-        let key = PrivateKeyDer::try_from(made.signing_key.serialize_der())?;
-        let config = rustls::ServerConfig::builder()
-            .with_no_client_auth()
-            .with_single_cert(vec![certificate.clone()], key)?;
-        let acceptor = TlsAcceptor::from(Arc::new(config));
-        let plain = TcpListener::bind("127.0.0.1:0").await?;
-        let tls = TcpListener::bind("127.0.0.1:0").await?;
-        let origin = Self {
-            plain: plain.local_addr()?,
-            tls: tls.local_addr()?,
-            certificate,
+        let folder = tempfile::tempdir()?;
+        let mut child = Command::new(std::env::current_exe()?)
+            .arg("origin")
+            .arg(folder.path())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()?;
+        let mut lines = BufReader::new(child.stdout.take().ok_or("no output")?).lines();
+        let mut address = async || -> Result<SocketAddr> {
+            let line = lines.next_line().await?;
+            Ok(line.ok_or("the origin does not start")?.parse()?)
         };
-        drop(tokio::spawn(serve(plain, None)));
-        drop(tokio::spawn(serve(tls, Some(acceptor))));
-        Ok(origin)
+        let (plain, tls) = (address().await?, address().await?);
+        Ok(Self {
+            plain,
+            tls,
+            folder,
+            _child: child,
+        })
+    }
+
+    /// Returns the file with what a proxy has to trust that looks into TLS.
+    pub(crate) fn certificate_file(&self) -> PathBuf {
+        self.folder.path().join(CERTIFICATE)
     }
 }
 
-async fn serve(listener: TcpListener, acceptor: Option<TlsAcceptor>) {
+const CERTIFICATE: &str = "origin.pem";
+
+/// Is the origin: writes its certificate into `folder`, its addresses to standard output, and serves until it is killed.
+pub(crate) async fn serve(folder: &Path) -> Result<()> {
+    let names: Vec<String> = (1..=HOSTS).map(|host| format!("127.0.0.{host}")).collect();
+    let made = rcgen::generate_simple_self_signed(names)?;
+    let certificate = made.cert.der().clone();
+    let key = PrivateKeyDer::try_from(made.signing_key.serialize_der())?;
+    let config = rustls::ServerConfig::builder()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], key)?;
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    std::fs::write(folder.join(CERTIFICATE), made.cert.pem())?;
+    let plain = TcpListener::bind("127.0.0.1:0").await?;
+    let tls = TcpListener::bind("0.0.0.0:0").await?;
+    println!("{}", plain.local_addr()?);
+    println!("127.0.0.1:{}", tls.local_addr()?.port());
+    tokio::join!(accept(plain, None), accept(tls, Some(acceptor)));
+    Ok(())
+}
+
+async fn accept(listener: TcpListener, acceptor: Option<TlsAcceptor>) {
     loop {
         let Ok((stream, _)) = listener.accept().await else {
             continue;

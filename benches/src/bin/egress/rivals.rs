@@ -12,7 +12,7 @@ use sandbox_benches::Result;
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 
-use crate::origin::Origin;
+use crate::{client::Way, origin::Origin};
 
 /// How long a proxy may take to listen. mitmproxy needs seconds.
 const START: Duration = Duration::from_secs(30);
@@ -25,9 +25,34 @@ pub(crate) enum Rival {
     Ours,
     /// Ours, with its events written to a file.
     OursLogged,
+    /// Ours, for connections that a guest captured.
+    OursCaptured,
+    OursInspecting,
     Squid,
     Mitmproxy,
+    MitmproxyInspecting,
     Hudsucker,
+    HudsuckerInspecting,
+}
+
+impl Rival {
+    /// Returns how it is reached.
+    pub(crate) fn way(self) -> Way {
+        match self {
+            Self::OursCaptured => Way::Captured,
+            _ => Way::Asking,
+        }
+    }
+
+    /// Returns the same program, looking into TLS, if it can.
+    pub(crate) fn inspecting(self) -> Option<Self> {
+        match self {
+            Self::Ours => Some(Self::OursInspecting),
+            Self::Mitmproxy => Some(Self::MitmproxyInspecting),
+            Self::Hudsucker => Some(Self::HudsuckerInspecting),
+            _ => None,
+        }
+    }
 }
 
 impl fmt::Display for Rival {
@@ -37,9 +62,11 @@ impl fmt::Display for Rival {
             Self::Splice => "bare splice",
             Self::Ours => "ours",
             Self::OursLogged => "ours, events to a file",
+            Self::OursCaptured => "ours, captured",
+            Self::OursInspecting => "ours",
             Self::Squid => "Squid",
-            Self::Mitmproxy => "mitmproxy",
-            Self::Hudsucker => "hudsucker",
+            Self::Mitmproxy | Self::MitmproxyInspecting => "mitmproxy",
+            Self::Hudsucker | Self::HudsuckerInspecting => "hudsucker",
         })
     }
 }
@@ -113,17 +140,28 @@ fn arguments(
     match rival {
         Rival::Direct => {}
         Rival::Splice => drop(command.args(["splice", &address.to_string()])),
-        Rival::Ours | Rival::OursLogged => {
+        Rival::OursCaptured => {
+            let to = origin.tls.port().to_string();
+            command.args(["captured", &address.to_string(), &to]);
+        }
+        Rival::Ours | Rival::OursLogged | Rival::OursInspecting => {
             let events = match rival {
-                Rival::Ours => "none".into(),
-                _ => folder.join("events.jsonl").display().to_string(),
+                Rival::OursLogged => folder.join("events.jsonl").display().to_string(),
+                _ => "none".into(),
             };
+            if rival == Rival::OursInspecting {
+                command.arg("--authority").arg(folder.join("authority.pem"));
+                command
+                    .arg("--root-certificates")
+                    .arg(origin.certificate_file());
+                command.args(["--inspect", &format!("127.0.0.0/8:{}", origin.tls.port())]);
+            }
             command.args(["--listen", &address.to_string(), "--events", &events]);
             command
                 .args(["--connections", "20000"])
                 .stderr(Stdio::null());
             for opened in [origin.plain, origin.tls] {
-                command.args(["--allow-host", &format!("127.0.0.1/32:{}", opened.port())]);
+                command.args(["--allow-host", &format!("127.0.0.0/8:{}", opened.port())]);
             }
         }
         Rival::Squid => {
@@ -131,13 +169,27 @@ fn arguments(
             fs::write(&file, squid(address, folder))?;
             command.arg("-N").arg("-f").arg(file).stderr(Stdio::null());
         }
-        Rival::Mitmproxy => {
+        Rival::Mitmproxy | Rival::MitmproxyInspecting => {
             command.args(["-q", "--listen-host", "127.0.0.1", "-p", &port]);
-            // Tunnels are spliced; plain requests are read, as everybody here does.
-            command.args(["--ignore-hosts", ".*"]);
+            if rival == Rival::Mitmproxy {
+                // Tunnels are spliced; plain requests are read, as everybody here does.
+                command.args(["--ignore-hosts", ".*"]);
+            } else {
+                command.args(["--set", "stream_large_bodies=1m"]);
+                let trusted = origin.certificate_file().display().to_string();
+                command.args([
+                    "--set",
+                    &format!("ssl_verify_upstream_trusted_ca={trusted}"),
+                ]);
+            }
             command.args(["--set", &format!("confdir={}", folder.display())]);
         }
         Rival::Hudsucker => drop(command.arg(address.to_string())),
+        Rival::HudsuckerInspecting => {
+            command
+                .arg(address.to_string())
+                .arg(origin.certificate_file());
+        }
     }
     Ok(())
 }
