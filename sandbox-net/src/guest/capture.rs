@@ -29,7 +29,7 @@ use std::{
 };
 
 use sandbox_base::{
-    BoxStream,
+    BoxStream, ByteStream,
     frame::{read_message, write_message},
 };
 use tokio::{
@@ -117,6 +117,25 @@ where
     });
     capture.set_ports(ports).await;
     Ok(capture)
+}
+
+/// Tells the host on a new stream where a connection was going: a name that was looked up, or the address that was
+/// dialled without a lookup. Returns once the host has opened it: the connection's bytes may follow. For those who
+/// capture connections in a way of their own.
+///
+/// # Errors
+///
+/// `ConnectionRefused` if the host denies it, `InvalidData` for a name that is too long, and what the stream answers.
+pub async fn announce<S: ByteStream>(stream: &mut S, host: &str, port: u16) -> io::Result<()> {
+    let first = First::Connect {
+        host: host.to_owned(),
+        port,
+    };
+    write_message(stream, &first, MAX_FROM_GUEST).await?;
+    match read_message(stream, MAX_FROM_HOST).await? {
+        Admission::Open => Ok(()),
+        Admission::Refused => Err(io::ErrorKind::ConnectionRefused.into()),
+    }
 }
 
 /// What captures connections.
@@ -281,16 +300,8 @@ impl Shared {
             return Err(io::ErrorKind::AddrNotAvailable.into());
         };
         let meant = Meant::by(self, address).ok_or(io::ErrorKind::HostUnreachable)?;
-        let first = First::Connect {
-            host: meant.host(),
-            port: local.port(),
-        };
         let mut outside = (self.open)().await?;
-        write_message(&mut outside, &first, MAX_FROM_GUEST).await?;
-        match read_message(&mut outside, MAX_FROM_HOST).await? {
-            Admission::Open => {}
-            Admission::Refused => return Err(io::ErrorKind::ConnectionRefused.into()),
-        }
+        announce(&mut outside, &meant.host(), local.port()).await?;
         copy_bidirectional(stream, &mut outside).await?;
         Ok(())
     }

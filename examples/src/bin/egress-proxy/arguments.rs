@@ -32,6 +32,18 @@ pub(crate) struct Arguments {
     /// The most connections at a time; one more is answered 503
     #[arg(long, value_name = "COUNT", default_value_t = 1024)]
     pub(crate) connections: usize,
+    /// Look into TLS, and write the certificate that clients have to trust to this file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) authority: Option<PathBuf>,
+    /// A host whose TLS is looked into although no rule needs it
+    #[arg(long, value_name = "HOST", requires = "authority")]
+    pub(crate) inspect: Vec<String>,
+    /// A host whose TLS is never looked into
+    #[arg(long, value_name = "HOST", requires = "authority")]
+    pub(crate) bypass: Vec<String>,
+    /// Certificates that vouch for inspected hosts, beside the system's
+    #[arg(long, value_name = "FILE", requires = "authority")]
+    pub(crate) root_certificates: Option<PathBuf>,
     /// How long what is under way may go on after the first signal
     #[arg(long, value_name = "TIME", default_value = "10s")]
     pub(crate) grace: humantime::Duration,

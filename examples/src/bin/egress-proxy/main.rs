@@ -5,11 +5,15 @@
 //! HTTPS_PROXY=http://127.0.0.1:3128 npm install
 //! ```
 //!
+//! With `--authority` it looks into TLS where a rule names methods or paths, and at the hosts of `--inspect`; clients
+//! have to trust the certificate that it writes to that file. Its key lives and dies with the process.
+//!
 //! Standard output is the events, one JSON object a line; standard error is for people. It ends at the first
 //! SIGINT or SIGTERM, once the exchanges and tunnels under way have ended or `--grace` is over, and at once at the
 //! second. The rules file is read again at SIGHUP; one that cannot be read leaves the rules as they are.
 mod arguments;
 mod events;
+mod inspection;
 
 use std::{io::Write, process::ExitCode, sync::Arc, time::Duration};
 
@@ -66,7 +70,11 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
         .with_connections(connections)
         .with_requests_per_second(0)
         .with_lookups_per_second(0);
-    let proxy = Proxy::builder(Arc::new(rules)).limits(limits).build();
+    let mut proxy = Proxy::builder(Arc::new(rules)).limits(limits);
+    if let Some(inspector) = inspection::inspector(&arguments)? {
+        proxy = proxy.inspector(inspector);
+    }
+    let proxy = proxy.build();
     let writing = events::write(&proxy, &arguments)?;
     let listener = TcpListener::bind(arguments.listen).await?;
     tell(&format!("listening on {}", listener.local_addr()?));
