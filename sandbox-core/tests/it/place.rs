@@ -71,9 +71,16 @@ impl Place {
             .into_iter()
             .map(|(pid, line)| format!("process {pid}: {line}"))
             .collect();
-        for table in ["/proc/self/mountinfo", "/proc/net/unix"] {
+        // Of sockets, those that listen: a connection of another handle goes with the process that holds
+        // it, whose files the kernel closes one after the other.
+        for (table, kind) in [
+            ("/proc/self/mountinfo", ""),
+            ("/proc/net/unix", " 00010000 "),
+        ] {
             let text = fs::read_to_string(table).unwrap();
-            let ours = text.lines().filter(|line| line.contains(place));
+            let ours = text
+                .lines()
+                .filter(|line| line.contains(place) && line.contains(kind));
             left.extend(ours.map(|line| format!("{table}: {line}")));
         }
         for folder in [
