@@ -14,7 +14,7 @@ mod events;
 use std::{io::Write, process::ExitCode, sync::Arc, time::Duration};
 
 use clap::Parser;
-use sandbox_net::{Limits, Proxy};
+use sandbox_net::{Limits, Proxy, resolve::DnsResolver};
 use tokio::net::TcpListener;
 
 use arguments::Arguments;
@@ -66,7 +66,12 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
         .with_connections(connections)
         .with_requests_per_second(0)
         .with_lookups_per_second(0);
-    let proxy = Proxy::builder(Arc::new(rules)).limits(limits).build();
+    let mut proxy = Proxy::builder(Arc::new(rules)).limits(limits);
+    if !arguments.name_server.is_empty() {
+        let servers = arguments.name_server.iter().copied();
+        proxy = proxy.resolver(Arc::new(DnsResolver::new(servers)));
+    }
+    let proxy = proxy.build();
     let writing = events::write(&proxy, &arguments)?;
     let listener = TcpListener::bind(arguments.listen).await?;
     tell(&format!("listening on {}", listener.local_addr()?));
