@@ -1,7 +1,11 @@
 //! Real clients through the proxy's port: each finds it, and what to trust, by its own variables.
 
-use super::{Net, Tls, prepare};
-use crate::world::{OTHER, Ran, isolated_tests};
+use super::{Net, Tls};
+use crate::world::{
+    Node, OTHER, Ran,
+    files::{self, apt_get},
+    isolated_tests,
+};
 
 const PYTHON: &str = "import sys, urllib.request; \
     print(urllib.request.urlopen(sys.argv[1]).read().decode())";
@@ -28,44 +32,13 @@ class Client { public static void main(String[] a) throws Exception {
 } }
 "#;
 
-/// A repository with one file.
-const GIT: &str = "
-    export HOME=$PWD GIT_CONFIG_NOSYSTEM=1 GIT_AUTHOR_DATE='2020-01-01 00:00 +0000' \
-        GIT_COMMITTER_DATE='2020-01-01 00:00 +0000'
-    git -c init.defaultBranch=main init -q work
-    seq 1 20000 >work/numbers
-    git -C work add numbers
-    git -C work -c user.name=t -c user.email=t@a.test commit -q -m numbers
-    mkdir -p files/git
-    git clone -q --bare work files/git/project.git";
-
-/// A repository of one package, which apt is told to trust.
-const APT: &str = "
-    mkdir -p package/DEBIAN files/apt apt/state/lists/partial apt/cache/archives/partial
-    printf 'Package: %s\nVersion: 1.0\nArchitecture: all\nMaintainer: t <t@a.test>\nDescription: x\n' hello-net \
-        >package/DEBIAN/control
-    dpkg-deb --build --root-owner-group package files/apt/hello-net.deb
-    { cat package/DEBIAN/control
-      echo 'Filename: ./hello-net.deb'
-      echo \"Size: $(stat -c %s files/apt/hello-net.deb)\"
-      echo \"SHA256: $(sha256sum files/apt/hello-net.deb | cut -d ' ' -f 1)\"; } >files/apt/Packages";
-
 /// apt with a system of its own, as whoever runs it.
 fn apt(net: &Net, url: &str, verb: &str) -> Ran {
-    let here = net.folder.path().display();
-    let script = format!(
-        "cd {here}; echo 'deb [trusted=yes] {url}/apt ./' >sources.list
-         exec apt-get -q -o Dir::State={here}/apt/state -o Dir::State::status=/dev/null \
-            -o Dir::Cache={here}/apt/cache -o Dir::Etc::SourceList={here}/sources.list \
-            -o Dir::Etc::SourceParts=/dev/null -o APT::Sandbox::User= -o Acquire::Languages=none \
-            -o Acquire::https::CAInfo=\"$SSL_CERT_FILE\" -o Acquire::Retries=0 \
-            -o APT::Update::Error-Mode=any {verb}"
-    );
-    net.client(&["sh", "-c", &script])
+    net.client(&["sh", "-c", &apt_get(net.folder.path(), url, verb)])
 }
 
 fn git_clones(net: &mut Net) {
-    prepare(net.folder.path(), GIT);
+    files::repository(net.folder.path());
     let clone = |net: &Net, host: &str, to: &str| {
         let to = net.folder.path().join(to);
         let url = format!("https://{host}/git/project.git");
@@ -80,7 +53,7 @@ fn git_clones(net: &mut Net) {
 }
 
 fn apt_updates_and_downloads(net: &mut Net) {
-    prepare(net.folder.path(), APT);
+    files::packages(net.folder.path());
     for scheme in ["http", "https"] {
         apt(net, &format!("{scheme}://www.allowed.test"), "update").well();
         apt(
@@ -123,6 +96,29 @@ fn java_fetches(net: &mut Net) {
     let source = net.folder.path().join("Client.java");
     std::fs::write(&source, JAVA).unwrap();
     fetches(net, &["java", source.to_str().unwrap()], "403");
+}
+
+/// Programs that know what to trust and of no proxy: git, Python, Node and apt-get.
+pub(super) fn without_a_proxy(net: &Net, node: &Node) {
+    let here = net.folder.path().to_str().unwrap();
+    files::repository(net.folder.path());
+    files::packages(net.folder.path());
+    let git = format!("git clone -q https://www.allowed.test/git/project.git {here}/clone");
+    let apt = |verb: &str| apt_get(net.folder.path(), "https://www.allowed.test", verb);
+    let fetch = |line: &str| format!("{line} https://www.allowed.test/");
+    for line in [
+        git,
+        apt("update"),
+        apt("download hello-net"),
+        fetch(&format!("python3 -c \"{PYTHON}\"")),
+        fetch("node -e \"fetch(process.argv[1]).then(a => a.text()).then(console.log)\""),
+    ] {
+        node.program(&["sh", "-c", &line], &net.trusting()).well();
+    }
+    let read = |path: &str| std::fs::read(net.folder.path().join(path)).unwrap();
+    assert_eq!(read("clone/numbers"), read("work/numbers"));
+    let served = read("files/apt/hello-net.deb");
+    assert_eq!(read("hello-net_1.0_all.deb"), served);
 }
 
 fn all(tls: Tls) {

@@ -1,9 +1,10 @@
 //! Real addresses and real programs, in a [world](crate::world) of the test's own.
 
+mod captured;
 mod clients;
 mod forward;
 
-use std::{net::SocketAddr, process::Command, sync::Arc};
+use std::{net::SocketAddr, sync::Arc};
 
 use sandbox_net::{
     Proxy,
@@ -165,15 +166,6 @@ fn decided(events: &mut Subscription) -> Vec<(String, Option<String>)> {
             (event.host.unwrap_or_default(), reason)
         })
         .collect()
-}
-
-/// Runs a script of the test's own preparations.
-#[track_caller]
-fn prepare(folder: &std::path::Path, script: &str) {
-    let mut sh = Command::new("sh");
-    sh.args(["-ec", script]).current_dir(folder);
-    let output = sh.output().unwrap();
-    assert!(output.status.success(), "{output:?}");
 }
 
 isolated_tests! {

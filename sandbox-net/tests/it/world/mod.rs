@@ -14,6 +14,7 @@
 //! Root makes namespaces as it is; an ordinary user in a user namespace, for which [`isolated`] starts the test once
 //! more in a process of its own. Whoever may do neither is told so by a panic.
 
+pub(crate) mod files;
 mod names;
 mod node;
 mod site;
@@ -66,7 +67,10 @@ pub(crate) struct World {
 impl World {
     /// Joins the namespaces and begins to serve these names, each with a certificate, and the files of a folder.
     pub(crate) fn new(zone: &[(&str, &[Record])], files: &Path) -> Self {
-        let (clients, proxy, origins) = (Node::new(), Node::new(), Node::new());
+        let (clients, proxy, origins) = {
+            let server: SocketAddr = NAME_SERVER.parse().unwrap();
+            (Node::new(), Node::resolving_at(server.ip()), Node::new())
+        };
         proxy.ip(&format!(
             "link add left type veth peer name right netns {}
              address add 198.51.100.1/24 dev left

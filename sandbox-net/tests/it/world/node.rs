@@ -9,14 +9,24 @@ use std::{
     io::Write as _,
     net::IpAddr,
     os::fd::{AsFd, AsRawFd, OwnedFd},
+    path::Path,
     process::{self, Stdio},
     sync::Arc,
     thread,
     time::{Duration, Instant},
 };
 
-use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
-use tokio::{process::Command, runtime::Runtime, task::JoinHandle, time::timeout};
+use rustix::{
+    mount::{MountPropagationFlags, mount_bind, mount_change},
+    thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe},
+};
+use tempfile::NamedTempFile;
+use tokio::{
+    process::Command,
+    runtime::{Handle, Runtime},
+    task::JoinHandle,
+    time::timeout,
+};
 
 /// The bound on every program and every wait.
 const HANG: Duration = Duration::from_secs(60);
@@ -27,11 +37,24 @@ pub(crate) struct Node {
     namespace: Arc<OwnedFd>,
     /// `None` only while it is dropped.
     runtime: Option<Runtime>,
+    /// What its programs have as `/etc/resolv.conf`.
+    resolver: Option<Arc<NamedTempFile>>,
 }
 
 impl Node {
     /// Makes a namespace with a loopback interface. It lives as long as this and what was started in it.
     pub(crate) fn new() -> Self {
+        Self::make(None)
+    }
+
+    /// As [`Self::new`]; its programs ask this name server.
+    pub(crate) fn resolving_at(server: impl Into<IpAddr>) -> Self {
+        let mut file = NamedTempFile::new().unwrap();
+        writeln!(file, "nameserver {}", server.into()).unwrap();
+        Self::make(Some(file))
+    }
+
+    fn make(resolver: Option<NamedTempFile>) -> Self {
         let making = thread::spawn(|| {
             // SAFETY: only `FILES` can take descriptors from other threads; this is the network namespace alone.
             unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.expect(
@@ -47,16 +70,18 @@ impl Node {
             File::open("/proc/thread-self/ns/net").unwrap()
         });
         let namespace: Arc<OwnedFd> = Arc::new(making.join().unwrap().into());
-        let here = Arc::clone(&namespace);
+        let resolver = resolver.map(Arc::new);
+        let (here, file) = (Arc::clone(&namespace), resolver.clone());
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
-            .on_thread_start(move || enter(&here))
+            .on_thread_start(move || enter(&here, file.as_deref()))
             .enable_all()
             .build()
             .unwrap();
         let node = Self {
             namespace,
             runtime: Some(runtime),
+            resolver,
         };
         node.ip("link set lo up");
         node
@@ -85,6 +110,13 @@ impl Node {
         assert!(output.status.success(), "{commands}: {output:?}");
     }
 
+    /// Sets a value of its kernel.
+    #[track_caller]
+    pub(crate) fn set(&self, path: &str, value: &str) {
+        self.within(|| std::fs::write(format!("/proc/sys/net/{path}"), value))
+            .unwrap();
+    }
+
     /// Gives it an address, which others reach through their routes.
     pub(crate) fn own(&self, address: IpAddr) {
         let command = match address {
@@ -97,9 +129,9 @@ impl Node {
     /// Does something on a thread that is in it.
     pub(crate) fn within<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         thread::scope(|scope| {
-            let namespace = &self.namespace;
+            let (namespace, resolver) = (&self.namespace, self.resolver.as_deref());
             let thread = scope.spawn(move || {
-                enter(namespace);
+                enter(namespace, resolver);
                 work()
             });
             thread.join().unwrap()
@@ -151,6 +183,11 @@ impl Node {
         }
     }
 
+    /// Where things are begun that shall be in it.
+    pub(crate) fn handle(&self) -> Handle {
+        self.runtime().handle().clone()
+    }
+
     fn runtime(&self) -> &Runtime {
         self.runtime
             .as_ref()
@@ -168,9 +205,23 @@ impl Drop for Node {
 }
 
 /// Moves the calling thread, and what it starts from now on.
-fn enter(namespace: &OwnedFd) {
+fn enter(namespace: &OwnedFd, resolver: Option<&NamedTempFile>) {
     move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))
         .expect("who made a namespace may enter it");
+    if let Some(file) = resolver {
+        resolve_by(file.path());
+    }
+}
+
+/// Gives the calling thread, and what it starts from now on, this as `/etc/resolv.conf`.
+fn resolve_by(file: &Path) {
+    // SAFETY: only `FILES` can take descriptors from other threads; this is the mount namespace alone.
+    unsafe { unshare_unsafe(UnshareFlags::NEWNS | UnshareFlags::FS) }.unwrap();
+    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+    mount_change("/", private).unwrap();
+    // In some systems it is a link.
+    let resolver = std::fs::canonicalize("/etc/resolv.conf").unwrap();
+    mount_bind(file, &resolver).unwrap();
 }
 
 /// What a program left.
