@@ -14,5 +14,9 @@ mod support;
 mod terminal;
 #[cfg(target_os = "linux")]
 #[path = "../../../sandbox-net/tests/it/world/mod.rs"]
-#[allow(dead_code, unused_imports, reason = "the tests of the network use more of it")]
+#[allow(
+    dead_code,
+    unused_imports,
+    reason = "the tests of the network use more of it"
+)]
 mod world;

@@ -4,14 +4,7 @@
 //!   container ── veth ── programs ── veth ── agent: every address is local ══ streams ══ the proxy's namespace
 //! ```
 
-use std::{
-    io,
-    net::SocketAddrV4,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-};
+use std::{io, net::SocketAddrV4};
 
 use sandbox_base::BoxStream;
 use sandbox_net::{
@@ -21,6 +14,7 @@ use sandbox_net::{
 };
 use tokio::{
     net::{TcpListener, UdpSocket},
+    sync::watch,
     task::AbortHandle,
 };
 
@@ -46,8 +40,8 @@ struct Machine {
     programs: Node,
     _agent: Node,
     capture: AbortHandle,
-    /// Whether streams to the host cannot be opened.
-    host_is_away: Arc<AtomicBool>,
+    /// Whether the host is gone: streams to it break, and none can be opened.
+    host_is_away: watch::Sender<bool>,
 }
 
 impl Machine {
@@ -74,18 +68,23 @@ impl Machine {
              route add default via {own}"
         ));
         agent.set("ipv4/conf/agent0/forwarding", "1");
-        let host_is_away = Arc::new(AtomicBool::new(false));
+        let host_is_away = watch::Sender::new(false);
         let open = {
-            let (proxy, away) = (net.proxy.clone(), Arc::clone(&host_is_away));
+            let (proxy, away) = (net.proxy.clone(), host_is_away.subscribe());
             let host = net.world.proxy.handle();
             move || {
-                let (proxy, host, away) = (proxy.clone(), host.clone(), Arc::clone(&away));
+                let (proxy, host, mut away) = (proxy.clone(), host.clone(), away.clone());
                 async move {
-                    if away.load(Ordering::SeqCst) {
+                    if *away.borrow() {
                         return Err(io::ErrorKind::ConnectionRefused.into());
                     }
                     let (near, far) = tokio::io::duplex(64 << 10);
-                    host.spawn(async move { proxy.serve_captured(far).await });
+                    host.spawn(async move {
+                        tokio::select! {
+                            () = proxy.serve_captured(far) => {}
+                            _ = away.wait_for(|away| *away) => {}
+                        }
+                    });
                     Ok(Box::new(near) as BoxStream)
                 }
             }
@@ -258,17 +257,18 @@ isolated_tests! {
         let machine = Machine::new(Tls::Tunnelled);
         assert_eq!(machine.curl(&["http://www.allowed.test/"]).well(), "hello from www.allowed.test");
         machine.net.world.site.reached();
-        machine.host_is_away.store(true, Ordering::SeqCst);
-        // The name still has its address: connections to it are reset.
-        machine.curl(&["http://www.allowed.test/"]).refused("");
+        machine.host_is_away.send_replace(true);
+        // A resolver that fails is tried again: two times four seconds.
+        let ran = machine.curl(&["http://www.allowed.test/"]);
+        assert!(!ran.succeeded && ran.stderr.contains("resolve"), "{ran:?}");
         machine.curl(&["http://93.184.216.34/"]).refused("");
         assert!(machine.net.world.site.reached().is_empty());
-        machine.host_is_away.store(false, Ordering::SeqCst);
+        machine.host_is_away.send_replace(false);
         assert_eq!(machine.curl(&["http://www.allowed.test/"]).well(), "hello from www.allowed.test");
     }
 
     fn e85_forged_packets_reach_nobody_and_harm_nobody() {
-        let machine = Machine::new(Tls::Tunnelled);
+        let mut machine = Machine::new(Tls::Tunnelled);
         let said = machine.python(&[
             format!("spoof('{OTHER}', '{PUBLIC}', 0)"),
             format!("spoof('198.18.0.1', '{PUBLIC}', 0)"),
@@ -286,6 +286,10 @@ isolated_tests! {
         from("10.0.0.7", "denied.test").refused("Could not resolve");
         assert_eq!(machine.net.world.site.reached().len(), 1);
         assert_eq!(machine.net.world.site.requests().len(), 1);
+        // The agent's own address is nobody's: the host is not even asked.
+        machine.net.decided();
+        machine.curl(&["http://198.18.0.1/"]).refused("");
+        assert_eq!(machine.net.decided(), []);
     }
 
     fn e79_containers_inside_are_captured_too() {

@@ -49,7 +49,7 @@ isolated_tests! {
         }
     }
 
-    fn e30_e35_e50_what_is_denied_is_neither_dialled_nor_asked_for() {
+    fn e30_e35_e50_e86_what_is_denied_is_neither_dialled_nor_asked_for() {
         let mut net = Net::new(Tls::Tunnelled);
         net.listen();
         for url in ["http://denied.test/", "https://denied.test/", "http://secret.data.denied.test/"] {

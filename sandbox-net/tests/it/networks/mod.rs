@@ -37,6 +37,7 @@ const ZONE: &[(&str, &[Record])] = {
         ("d.allowed.test", &[Address("169.254.169.254")]),
         ("e.allowed.test", &[Address("fd00:ec2::254")]),
         ("f.allowed.test", &[Address("2002:a00:7::7")]),
+        ("g.allowed.test", &[Address("4000::7")]),
         (
             "mixed.allowed.test",
             &[Address("10.0.0.7"), Address(PUBLIC)],
@@ -48,7 +49,7 @@ const ZONE: &[(&str, &[Record])] = {
 };
 
 /// Allowed names all of whose addresses are refused.
-const REFUSED: [&str; 8] = [
+const REFUSED: [&str; 9] = [
     "inside.allowed.test",
     "a.allowed.test",
     "b.allowed.test",
@@ -56,6 +57,7 @@ const REFUSED: [&str; 8] = [
     "d.allowed.test",
     "e.allowed.test",
     "f.allowed.test",
+    "g.allowed.test",
     "own.allowed.test",
 ];
 

@@ -42,7 +42,7 @@ pub(crate) const PUBLIC: &str = "93.184.216.34";
 pub(crate) const PUBLIC_SIX: &str = "2606:2800:220:1::34";
 pub(crate) const OTHER: &str = "1.2.3.4";
 /// Origins at addresses that nobody may dial, each of them there and reachable from the proxy's namespace.
-pub(crate) const PRIVATE: [&str; 7] = [
+pub(crate) const PRIVATE: [&str; 8] = [
     "10.0.0.7",
     "172.16.0.7",
     "192.168.7.7",
@@ -50,6 +50,7 @@ pub(crate) const PRIVATE: [&str; 7] = [
     "169.254.169.254",
     "fd00:ec2::254",
     "2002:a00:7::7",
+    "4000::7",
 ];
 
 /// Set in the process that a test of an ordinary user is run in.
