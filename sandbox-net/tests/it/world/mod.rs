@@ -53,7 +53,7 @@ pub(crate) const PRIVATE: [&str; 8] = [
     "4000::7",
 ];
 
-/// Set in the process that a test of an ordinary user is run in.
+/// Set, to the user's number, in the process that a test of an ordinary user is run in: there it is 0.
 const INSIDE: &str = "SANDBOX_TEST_INSIDE";
 
 /// The three namespaces, with what is served in the last.
@@ -141,7 +141,7 @@ pub(crate) fn isolated(test: fn(), name: &str) {
         .args(["--user", "--map-root-user", "--mount", "--"])
         .arg(std::env::current_exe().unwrap())
         .args(["--exact", name, "--nocapture", "--test-threads=1"])
-        .env(INSIDE, "1")
+        .env(INSIDE, geteuid().as_raw().to_string())
         .stdin(Stdio::null());
     let output = again.output().expect("unshare is part of every Linux");
     let told = String::from_utf8_lossy(&output.stdout).into_owned()
