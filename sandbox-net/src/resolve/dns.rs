@@ -40,6 +40,8 @@ use crate::{Error, policy::HostName};
 const TRIES: u32 = 2;
 /// Lookups that are under way at a time; each has two sockets.
 const LOOKUPS: usize = 64;
+/// Nobody waits longer; the clock can be added to.
+const MAX_TIMEOUT: Duration = Duration::from_secs(3600);
 /// The longest datagram that is read. Without EDNS none is longer than 512 bytes; some servers do not know that.
 const MAX_DATAGRAM: usize = 4096;
 /// The longest message on a stream: 32 addresses and the longest names fit into a quarter of it.
@@ -52,6 +54,18 @@ const MIN_RECORD: usize = 11;
 /// Asks name servers by address, in the order in which they are named.
 ///
 /// Cheap to clone; clones share the bound on lookups at a time, which is 64.
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use std::sync::Arc;
+/// use sandbox_net::{Proxy, policy::RuleSet, resolve::DnsResolver};
+///
+/// let names = DnsResolver::new(["9.9.9.9:53".parse()?, "[2620:fe::9]:53".parse()?]);
+/// let rules = RuleSet::deny().allow("*.example.com")?;
+/// let proxy = Proxy::builder(Arc::new(rules)).resolver(Arc::new(names)).build();
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 pub struct DnsResolver {
     servers: Arc<[SocketAddr]>,
@@ -71,11 +85,11 @@ impl DnsResolver {
         }
     }
 
-    /// Sets how long a lookup may take, with all its tries and with the wait for its turn. Each server has an equal
-    /// share of it, twice.
+    /// Sets how long a lookup may take, with all its tries and with the wait for its turn: an hour at most. Each
+    /// server has an equal share of it, twice.
     #[must_use]
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = timeout;
+        self.timeout = timeout.min(MAX_TIMEOUT);
         self
     }
 
