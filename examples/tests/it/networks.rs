@@ -8,9 +8,7 @@ use serde_json::Value;
 
 use crate::support::{Ended, Place, Running, note_microvm, write};
 use crate::world::files::{self, apt_get};
-use crate::world::{
-    NAME_SERVER, Node, OTHER, PROXY, PUBLIC, PUBLIC_SIX, Record, World, isolated, isolated_tests,
-};
+use crate::world::{NAME_SERVER, Node, OTHER, PROXY, PUBLIC, PUBLIC_SIX, Record, World, isolated};
 
 const ZONE: &[(&str, &[Record])] = {
     use Record::{Address, Alias};
@@ -246,79 +244,98 @@ fn world(folder: &Path) -> World {
 #[test]
 fn e79_programs_in_a_microvm_reach_what_is_allowed_with_and_without_the_proxy() {
     Place::new().run(&["setup"]).exited(0);
-    isolated(
-        microvm,
-        concat!(
-            module_path!(),
-            "::e79_programs_in_a_microvm_reach_what_is_allowed_with_and_without_the_proxy"
-        ),
-    );
+    isolated(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let world = world(folder.path());
+        let place = Place::new();
+        write(place.project().join("root.crt"), &world.site.root);
+        write(place.project().join("container.py"), CONTAINER);
+        let create = [
+            "create",
+            "--name",
+            NAME,
+            "--policy",
+            "deny",
+            "--allow-host",
+            "*.allowed.test",
+            "shell",
+            ".",
+        ];
+        tool(&place, &world.proxy, &create).exited(0);
+        note_microvm("e79_programs_in_a_microvm_reach_what_is_allowed_with_and_without_the_proxy");
+        let machine = Machine {
+            place: &place,
+            world: &world,
+        };
+        for way in [Way::Forward, Way::Transparent] {
+            machine.fetches(way);
+            machine.is_refused(way);
+        }
+        machine.container();
+        let log = tool(&place, &world.proxy, &["network", "log", "--json", NAME]).exited(0);
+        let decided = decided(&log.stdout());
+        for one in expected() {
+            assert!(decided.contains(&one), "no {one:?} in {decided:#?}");
+        }
+        assert!(decided.iter().all(|(host, verdict, _)| {
+            verdict == "deny" || ["www.allowed.test", "six.allowed.test"].contains(&host.as_str())
+        }));
+        world.assert_private_untouched();
+        tool(&place, &world.proxy, &["rm", "-f", NAME]).exited(0);
+        place.assert_clean();
+    });
 }
 
-fn microvm() {
-    let folder = tempfile::tempdir().unwrap();
-    let world = world(folder.path());
-    let place = Place::new();
-    write(place.project().join("root.crt"), &world.site.root);
-    write(place.project().join("container.py"), CONTAINER);
-    let create = [
-        "create",
-        "--name",
-        NAME,
-        "--policy",
-        "deny",
-        "--allow-host",
-        "*.allowed.test",
-        "shell",
-        ".",
-    ];
-    tool(&place, &world.proxy, &create).exited(0);
-    note_microvm("e79_programs_in_a_microvm_reach_what_is_allowed_with_and_without_the_proxy");
-    let machine = Machine {
-        place: &place,
-        world: &world,
-    };
-    for way in [Way::Forward, Way::Transparent] {
-        machine.fetches(way);
-        machine.is_refused(way);
-    }
-    machine.container();
-    let log = tool(&place, &world.proxy, &["network", "log", "--json", NAME]).exited(0);
-    let decided = decided(&log.stdout());
-    for one in expected() {
-        assert!(decided.contains(&one), "no {one:?} in {decided:#?}");
-    }
-    assert!(decided.iter().all(|(host, verdict, _)| {
-        verdict == "deny" || ["www.allowed.test", "six.allowed.test"].contains(&host.as_str())
-    }));
-    world.assert_private_untouched();
-    tool(&place, &world.proxy, &["rm", "-f", NAME]).exited(0);
-    place.assert_clean();
-}
-
-isolated_tests! {
-    fn e31_e50_the_proxy_program_asks_its_name_server_for_allowed_names_alone() {
+#[test]
+fn e31_e50_the_proxy_program_asks_its_name_server_for_allowed_names_alone() {
+    isolated(|| {
         let folder = tempfile::tempdir().unwrap();
         let world = world(folder.path());
         std::fs::write(folder.path().join("root.pem"), &world.site.root).unwrap();
         let mut proxy = std::process::Command::new(env!("CARGO_BIN_EXE_egress-proxy"));
-        proxy.args(["--listen", PROXY, "--name-server", NAME_SERVER, "--allow-host", "*.allowed.test"]);
-        proxy.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        proxy.args([
+            "--listen",
+            PROXY,
+            "--name-server",
+            NAME_SERVER,
+            "--allow-host",
+            "*.allowed.test",
+        ]);
+        proxy
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         let proxy = world.proxy.within(|| Running::start(&mut proxy));
         let root = folder.path().join("root.pem").display().to_string();
         let mut variables: Vec<_> = ["SSL_CERT_FILE", "CURL_CA_BUNDLE", "GIT_SSL_CAINFO"]
             .map(|name| (name.to_owned(), root.clone()))
             .to_vec();
-        variables.extend(["http_proxy", "https_proxy"].map(|name| (name.to_owned(), format!("http://{PROXY}"))));
+        variables.extend(
+            ["http_proxy", "https_proxy"].map(|name| (name.to_owned(), format!("http://{PROXY}"))),
+        );
         let client = |line: &[&str]| world.clients.program(line, &variables);
-        let retry = ["curl", "-fsS", "--retry-connrefused", "--retry", "20", "--retry-delay", "1"];
+        let retry = [
+            "curl",
+            "-fsS",
+            "--retry-connrefused",
+            "--retry",
+            "20",
+            "--retry-delay",
+            "1",
+        ];
         for url in ["http://www.allowed.test/", "https://www.allowed.test/"] {
             let ran = client(&[&retry[..], &[url]].concat());
             assert_eq!(ran.well(), "hello from www.allowed.test");
             world.names.assert_asked_once(&["www.allowed.test"]);
         }
         let to = folder.path().join("clone");
-        let clone = ["git", "clone", "-q", "https://www.allowed.test/git/project.git", to.to_str().unwrap()];
+        let clone = [
+            "git",
+            "clone",
+            "-q",
+            "https://www.allowed.test/git/project.git",
+            to.to_str().unwrap(),
+        ];
         client(&clone).well();
         world.names.asked();
         client(&["curl", "-fsS", "https://denied.test/"]).refused("403");
@@ -332,5 +349,5 @@ isolated_tests! {
         decided.sort();
         decided.dedup();
         assert_eq!(decided, expected());
-    }
+    });
 }

@@ -19,7 +19,7 @@ use tokio::{
 };
 
 use super::{Net, REFUSED, Tls};
-use crate::world::{Node, OTHER, PRIVATE, PUBLIC, PUBLIC_SIX, Ran, isolated_tests};
+use crate::world::{Node, OTHER, PRIVATE, PUBLIC, PUBLIC_SIX, Ran, isolated};
 
 /// The agent's namespace. What runs on its node's threads is in it.
 struct Agent;
@@ -177,8 +177,9 @@ impl Machine {
     }
 }
 
-isolated_tests! {
-    fn e79_programs_that_know_of_no_proxy_reach_what_is_allowed() {
+#[test]
+fn e79_programs_that_know_of_no_proxy_reach_what_is_allowed() {
+    isolated(|| {
         for tls in [Tls::Tunnelled, Tls::Inspected] {
             let mut machine = Machine::new(tls);
             for (url, host, address) in [
@@ -191,39 +192,60 @@ isolated_tests! {
                 machine.net.world.names.asked();
                 let ran = machine.curl(&[url]);
                 assert_eq!(ran.well(), format!("hello from {host}"), "{url}");
-                assert_eq!(machine.net.world.site.reached(), [address.parse::<std::net::IpAddr>().unwrap()]);
+                assert_eq!(
+                    machine.net.world.site.reached(),
+                    [address.parse::<std::net::IpAddr>().unwrap()]
+                );
                 machine.net.assert_decided(host, None);
                 machine.net.world.names.assert_asked_once(&[host]);
             }
             super::clients::without_a_proxy(&machine.net, &machine.programs);
             machine.net.world.assert_private_untouched();
         }
-    }
+    });
+}
 
-    fn e30_e50_names_that_are_denied_are_none_and_refused_addresses_are_never_dialled() {
+#[test]
+fn e30_e50_names_that_are_denied_are_none_and_refused_addresses_are_never_dialled() {
+    isolated(|| {
         let mut machine = Machine::new(Tls::Tunnelled);
         for url in ["http://denied.test/", "https://secret.data.denied.test/"] {
             machine.curl(&[url]).refused("Could not resolve host");
             let host = url.trim_end_matches('/').rsplit('/').next().unwrap();
             let lookups = machine.lookups();
             assert!(!lookups.is_empty());
-            assert!(lookups.iter().all(|one| *one == (host.to_owned(), Some("not-allowed".to_owned()))));
+            assert!(
+                lookups
+                    .iter()
+                    .all(|one| *one == (host.to_owned(), Some("not-allowed".to_owned())))
+            );
         }
         machine.net.world.names.assert_asked_once(&[]);
         for host in REFUSED {
-            machine.curl(&["-f", &format!("http://{host}/")]).refused("403");
+            machine
+                .curl(&["-f", &format!("http://{host}/")])
+                .refused("403");
             machine.net.assert_decided(host, Some("address-refused"));
             machine.curl(&[&format!("https://{host}/")]).refused("");
             machine.net.assert_decided(host, Some("address-refused"));
         }
-        for address in PRIVATE.iter().chain(&[OTHER]).filter(|address| !address.contains(':')) {
-            machine.curl(&["-f", &format!("http://{address}/")]).refused("403");
+        for address in PRIVATE
+            .iter()
+            .chain(&[OTHER])
+            .filter(|address| !address.contains(':'))
+        {
+            machine
+                .curl(&["-f", &format!("http://{address}/")])
+                .refused("403");
             machine.net.assert_decided(address, Some("not-allowed"));
         }
         assert!(machine.net.world.site.reached().is_empty());
-    }
+    });
+}
 
-    fn e52_e53_e86_nothing_but_judged_streams_leaves() {
+#[test]
+fn e52_e53_e86_nothing_but_judged_streams_leaves() {
+    isolated(|| {
         let machine = Machine::new(Tls::Tunnelled);
         let said = machine.python(&[
             "connect('93.184.216.34', 853)".into(),
@@ -251,11 +273,17 @@ isolated_tests! {
         assert_eq!(said, expected);
         assert!(machine.net.world.site.reached().is_empty());
         machine.net.world.names.assert_asked_once(&[]);
-    }
+    });
+}
 
-    fn e83_without_a_host_there_is_nothing() {
+#[test]
+fn e83_without_a_host_there_is_nothing() {
+    isolated(|| {
         let machine = Machine::new(Tls::Tunnelled);
-        assert_eq!(machine.curl(&["http://www.allowed.test/"]).well(), "hello from www.allowed.test");
+        assert_eq!(
+            machine.curl(&["http://www.allowed.test/"]).well(),
+            "hello from www.allowed.test"
+        );
         machine.net.world.site.reached();
         machine.host_is_away.send_replace(true);
         // A resolver that fails is tried again: two times four seconds.
@@ -264,10 +292,16 @@ isolated_tests! {
         machine.curl(&["http://93.184.216.34/"]).refused("");
         assert!(machine.net.world.site.reached().is_empty());
         machine.host_is_away.send_replace(false);
-        assert_eq!(machine.curl(&["http://www.allowed.test/"]).well(), "hello from www.allowed.test");
-    }
+        assert_eq!(
+            machine.curl(&["http://www.allowed.test/"]).well(),
+            "hello from www.allowed.test"
+        );
+    });
+}
 
-    fn e85_forged_packets_reach_nobody_and_harm_nobody() {
+#[test]
+fn e85_forged_packets_reach_nobody_and_harm_nobody() {
+    isolated(|| {
         let mut machine = Machine::new(Tls::Tunnelled);
         let said = machine.python(&[
             format!("spoof('{OTHER}', '{PUBLIC}', 0)"),
@@ -281,8 +315,13 @@ isolated_tests! {
         // A second address of the machine, and one that is the agent's.
         machine.programs.ip("address add 203.0.113.9/32 dev egress0
             address add 10.0.0.7/32 dev egress0");
-        let from = |address: &str, host: &str| machine.curl(&["--interface", address, &format!("http://{host}/")]);
-        assert_eq!(from("203.0.113.9", "www.allowed.test").well(), "hello from www.allowed.test");
+        let from = |address: &str, host: &str| {
+            machine.curl(&["--interface", address, &format!("http://{host}/")])
+        };
+        assert_eq!(
+            from("203.0.113.9", "www.allowed.test").well(),
+            "hello from www.allowed.test"
+        );
         from("10.0.0.7", "denied.test").refused("Could not resolve");
         assert_eq!(machine.net.world.site.reached().len(), 1);
         assert_eq!(machine.net.world.site.requests().len(), 1);
@@ -290,9 +329,12 @@ isolated_tests! {
         machine.net.decided();
         machine.curl(&["http://198.18.0.1/"]).refused("");
         assert_eq!(machine.net.decided(), []);
-    }
+    });
+}
 
-    fn e79_containers_inside_are_captured_too() {
+#[test]
+fn e79_containers_inside_are_captured_too() {
+    isolated(|| {
         let mut machine = Machine::new(Tls::Tunnelled);
         let container = Node::resolving_at(capture::RESOLVER);
         // As a container engine does it, without its masquerade: answers find the way back by the route.
@@ -307,7 +349,10 @@ isolated_tests! {
              route add default via 172.17.0.1");
         machine.programs.set("ipv4/ip_forward", "1");
         let curl = |machine: &Machine, url: &str| {
-            container.program(&["curl", "-fsS", "--max-time", "20", url], &machine.net.trusting())
+            container.program(
+                &["curl", "-fsS", "--max-time", "20", url],
+                &machine.net.trusting(),
+            )
         };
         for scheme in ["http", "https"] {
             let ran = curl(&machine, &format!("{scheme}://www.allowed.test/"));
@@ -315,8 +360,10 @@ isolated_tests! {
             machine.net.assert_decided("www.allowed.test", None);
             curl(&machine, &format!("{scheme}://denied.test/")).refused("Could not resolve host");
             curl(&machine, &format!("{scheme}://inside.allowed.test/")).refused("");
-            machine.net.assert_decided("inside.allowed.test", Some("address-refused"));
+            machine
+                .net
+                .assert_decided("inside.allowed.test", Some("address-refused"));
         }
         machine.net.world.assert_private_untouched();
-    }
+    });
 }

@@ -4,7 +4,7 @@ use super::{Net, Tls};
 use crate::world::{
     Node, OTHER, Ran,
     files::{self, apt_get},
-    isolated_tests,
+    isolated,
 };
 
 const PYTHON: &str = "import sys, urllib.request; \
@@ -154,12 +154,16 @@ fn all(tls: Tls) {
     assert!(!net.world.site.reached().contains(&denied));
 }
 
-isolated_tests! {
-    fn programs_reach_what_is_allowed_through_closed_tunnels() {
+#[test]
+fn programs_reach_what_is_allowed_through_closed_tunnels() {
+    isolated(|| {
         all(Tls::Tunnelled);
-    }
+    });
+}
 
-    fn programs_reach_what_is_allowed_through_opened_tunnels() {
+#[test]
+fn programs_reach_what_is_allowed_through_opened_tunnels() {
+    isolated(|| {
         all(Tls::Inspected);
-    }
+    });
 }

@@ -6,7 +6,7 @@ use http::Version;
 
 use super::{Net, REFUSED, Tls};
 use crate::support::HANG;
-use crate::world::{OTHER, PRIVATE, PUBLIC, PUBLIC_SIX, isolated_tests};
+use crate::world::{OTHER, PRIVATE, PUBLIC, PUBLIC_SIX, isolated};
 
 /// curl's options: quiet, short of patience, and the status last.
 const CURL: [&str; 5] = ["curl", "-sS", "--max-time", "20", "-w\n%{http_code}"];
@@ -15,8 +15,9 @@ fn curl(net: &Net, arguments: &[&str]) -> crate::world::Ran {
     net.client(&[&CURL, arguments].concat())
 }
 
-isolated_tests! {
-    fn allowed_hosts_are_reached_at_their_public_addresses() {
+#[test]
+fn allowed_hosts_are_reached_at_their_public_addresses() {
+    isolated(|| {
         for tls in [Tls::Tunnelled, Tls::Inspected] {
             let mut net = Net::new(tls);
             net.listen();
@@ -32,7 +33,10 @@ isolated_tests! {
                 net.world.names.asked();
                 let ran = curl(&net, &[url]);
                 assert_eq!(ran.well(), format!("hello from {host}\n200"), "{url}");
-                assert_eq!(net.world.site.reached(), [address.parse::<std::net::IpAddr>().unwrap()]);
+                assert_eq!(
+                    net.world.site.reached(),
+                    [address.parse::<std::net::IpAddr>().unwrap()]
+                );
                 net.assert_decided(host, None);
                 // E31, E50. An answer of forty addresses does not fit into a datagram.
                 if host == "many.allowed.test" {
@@ -43,16 +47,27 @@ isolated_tests! {
                 let seen = net.world.site.requests();
                 assert_eq!(seen.len(), 1);
                 let http2 = url.starts_with("https:");
-                let version = if http2 { Version::HTTP_2 } else { Version::HTTP_11 };
+                let version = if http2 {
+                    Version::HTTP_2
+                } else {
+                    Version::HTTP_11
+                };
                 assert_eq!((seen[0].version, seen[0].secure), (version, http2));
             }
         }
-    }
+    });
+}
 
-    fn e30_e35_e50_e86_what_is_denied_is_neither_dialled_nor_asked_for() {
+#[test]
+fn e30_e35_e50_e86_what_is_denied_is_neither_dialled_nor_asked_for() {
+    isolated(|| {
         let mut net = Net::new(Tls::Tunnelled);
         net.listen();
-        for url in ["http://denied.test/", "https://denied.test/", "http://secret.data.denied.test/"] {
+        for url in [
+            "http://denied.test/",
+            "https://denied.test/",
+            "http://secret.data.denied.test/",
+        ] {
             let ran = curl(&net, &["-f", url]);
             ran.refused("403");
             let host = url.trim_end_matches('/').rsplit('/').next().unwrap();
@@ -68,7 +83,11 @@ isolated_tests! {
         }
         net.world.names.asked();
         for address in PRIVATE.iter().chain(&[OTHER]) {
-            let host = if address.contains(':') { format!("[{address}]") } else { (*address).to_owned() };
+            let host = if address.contains(':') {
+                format!("[{address}]")
+            } else {
+                (*address).to_owned()
+            };
             curl(&net, &["-f", "-g", &format!("http://{host}/")]).refused("403");
         }
         net.world.names.assert_asked_once(&[]);
@@ -84,9 +103,12 @@ isolated_tests! {
             reached += net.world.site.reached().len();
             assert!(begun.elapsed() < HANG, "{reached} were reached");
         }
-    }
+    });
+}
 
-    fn e52_e83_past_the_proxy_there_is_no_way() {
+#[test]
+fn e52_e83_past_the_proxy_there_is_no_way() {
+    isolated(|| {
         let net = Net::new(Tls::Tunnelled);
         net.listen();
         let direct = |arguments: &[&str]| {
@@ -101,16 +123,25 @@ isolated_tests! {
         net.world.clients.ip("route add default via 198.51.100.1
             route add default via 2001:db8:77::1");
         let by_router = [&CURL[..2], &["--connect-timeout", "1", "--noproxy", "*"]].concat();
-        for url in [format!("http://{PUBLIC}/"), format!("http://[{PUBLIC_SIX}]/")] {
+        for url in [
+            format!("http://{PUBLIC}/"),
+            format!("http://[{PUBLIC_SIX}]/"),
+        ] {
             let line = [&by_router[..], &["-g", &url]].concat();
             assert!(!net.world.clients.program(&line, &[]).succeeded);
         }
         assert!(net.world.site.reached().is_empty());
         // And with the proxy there is.
-        assert_eq!(curl(&net, &["http://www.allowed.test/"]).well(), "hello from www.allowed.test\n200");
-    }
+        assert_eq!(
+            curl(&net, &["http://www.allowed.test/"]).well(),
+            "hello from www.allowed.test\n200"
+        );
+    });
+}
 
-    fn e54_a_redirect_is_judged_as_any_request() {
+#[test]
+fn e54_a_redirect_is_judged_as_any_request() {
+    isolated(|| {
         for tls in [Tls::Tunnelled, Tls::Inspected] {
             let mut net = Net::new(tls);
             net.listen();
@@ -136,5 +167,5 @@ isolated_tests! {
             }
             net.world.assert_private_untouched();
         }
-    }
+    });
 }

@@ -20,7 +20,7 @@ use rustix::{
     mount::{MountPropagationFlags, mount_bind, mount_change},
     thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe},
 };
-use tempfile::NamedTempFile;
+use tempfile::TempDir;
 use tokio::{
     process::Command,
     runtime::{Handle, Runtime},
@@ -37,8 +37,8 @@ pub(crate) struct Node {
     namespace: Arc<OwnedFd>,
     /// `None` only while it is dropped.
     runtime: Option<Runtime>,
-    /// What its programs have as `/etc/resolv.conf`.
-    resolver: Option<Arc<NamedTempFile>>,
+    /// What its programs have in `/etc` to look names up by.
+    resolver: Option<Arc<TempDir>>,
 }
 
 impl Node {
@@ -49,12 +49,15 @@ impl Node {
 
     /// As [`Self::new`]; its programs ask this name server.
     pub(crate) fn resolving_at(server: impl Into<IpAddr>) -> Self {
-        let mut file = NamedTempFile::new().unwrap();
-        writeln!(file, "nameserver {}", server.into()).unwrap();
-        Self::make(Some(file))
+        let folder = tempfile::tempdir().unwrap();
+        let servers = format!("nameserver {}\n", server.into());
+        std::fs::write(folder.path().join("resolv.conf"), servers).unwrap();
+        // Other sources would ask a daemon, which is elsewhere.
+        std::fs::write(folder.path().join("nsswitch.conf"), "hosts: files dns\n").unwrap();
+        Self::make(Some(folder))
     }
 
-    fn make(resolver: Option<NamedTempFile>) -> Self {
+    fn make(resolver: Option<TempDir>) -> Self {
         let making = thread::spawn(|| {
             // SAFETY: only `FILES` can take descriptors from other threads; this is the network namespace alone.
             unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.expect(
@@ -71,10 +74,10 @@ impl Node {
         });
         let namespace: Arc<OwnedFd> = Arc::new(making.join().unwrap().into());
         let resolver = resolver.map(Arc::new);
-        let (here, file) = (Arc::clone(&namespace), resolver.clone());
+        let (here, folder) = (Arc::clone(&namespace), resolver.clone());
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
-            .on_thread_start(move || enter(&here, file.as_deref()))
+            .on_thread_start(move || enter(&here, folder.as_deref()))
             .enable_all()
             .build()
             .unwrap();
@@ -205,23 +208,26 @@ impl Drop for Node {
 }
 
 /// Moves the calling thread, and what it starts from now on.
-fn enter(namespace: &OwnedFd, resolver: Option<&NamedTempFile>) {
+fn enter(namespace: &OwnedFd, resolver: Option<&TempDir>) {
     move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))
         .expect("who made a namespace may enter it");
-    if let Some(file) = resolver {
-        resolve_by(file.path());
+    if let Some(folder) = resolver {
+        resolve_by(folder.path());
     }
 }
 
-/// Gives the calling thread, and what it starts from now on, this as `/etc/resolv.conf`.
-fn resolve_by(file: &Path) {
+/// Gives the calling thread, and what it starts from now on, these files in `/etc`.
+fn resolve_by(folder: &Path) {
     // SAFETY: only `FILES` can take descriptors from other threads; this is the mount namespace alone.
     unsafe { unshare_unsafe(UnshareFlags::NEWNS | UnshareFlags::FS) }.unwrap();
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     mount_change("/", private).unwrap();
-    // In some systems it is a link.
-    let resolver = std::fs::canonicalize("/etc/resolv.conf").unwrap();
-    mount_bind(file, &resolver).unwrap();
+    for name in ["resolv.conf", "nsswitch.conf"] {
+        // In some systems it is a link.
+        let there = Path::new("/etc").join(name).canonicalize();
+        let there = there.unwrap_or_else(|error| panic!("/etc/{name}: {error}"));
+        mount_bind(folder.join(name), &there).unwrap();
+    }
 }
 
 /// What a program left.
