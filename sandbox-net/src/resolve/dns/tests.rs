@@ -84,10 +84,10 @@ impl Server {
     }
 }
 
-/// A resolver that does not wait long.
+/// A resolver that waits longer than a busy machine takes.
 fn resolver(servers: &[&Server]) -> DnsResolver {
     let servers = servers.iter().map(|server| server.address);
-    DnsResolver::new(servers).with_timeout(Duration::from_millis(800))
+    DnsResolver::new(servers).with_timeout(Duration::from_secs(40))
 }
 
 const A: u8 = 1;
@@ -376,11 +376,8 @@ async fn e35_what_cannot_be_read_is_passed_over() {
         messages
     })
     .await;
-    let error = server
-        .resolver()
-        .resolve(&name("a.test"))
-        .await
-        .unwrap_err();
+    let impatient = server.resolver().with_timeout(Duration::from_millis(500));
+    let error = impatient.resolve(&name("a.test")).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::TimedOut);
 }
 
@@ -390,7 +387,8 @@ async fn the_next_server_is_asked_where_one_is_silent_or_cannot_answer() {
     const REFUSED: u8 = 5;
     let silent = Server::start(|_, _| Vec::new()).await;
     let good = Server::with(public).await;
-    let found = resolver(&[&silent, &good]).resolve(&name("a.test")).await;
+    let impatient = resolver(&[&silent, &good]).with_timeout(Duration::from_secs(2));
+    let found = impatient.resolve(&name("a.test")).await;
     assert_eq!(found.unwrap().len(), 2);
     for code in [SERVER_FAILURE, REFUSED] {
         let bad = Server::start(move |question, _| vec![with_code(question, code)]).await;
