@@ -24,6 +24,9 @@ const ZONE: &[(&str, &[Record])] = {
 
 const NAME: &str = "networked";
 
+/// The variables that tell OpenSSL, curl and git what to trust.
+const TRUST: [&str; 3] = ["SSL_CERT_FILE", "CURL_CA_BUNDLE", "GIT_SSL_CAINFO"];
+
 /// What is said of an allowed host in the log, and of others: host, verdict, reason.
 type Decided = (String, String, Option<String>);
 
@@ -71,6 +74,8 @@ fn tool(place: &Place, node: &Node, arguments: &[&str]) -> Ended {
 struct Machine<'a> {
     place: &'a Place,
     world: &'a World,
+    /// Whether programs are told by this test what to trust; else the sandbox has told them.
+    told: bool,
 }
 
 /// Whether programs know of the proxy.
@@ -85,7 +90,7 @@ impl Machine<'_> {
     fn sh(&self, (way, user): (Way, &str), script: &str) -> Ended {
         let root = self.place.project().join("root.crt").display().to_string();
         let mut line: Vec<String> = ["exec", "-u", user].map(str::to_owned).to_vec();
-        for name in ["SSL_CERT_FILE", "CURL_CA_BUNDLE", "GIT_SSL_CAINFO"] {
+        for name in TRUST.into_iter().filter(|_| self.told) {
             line.extend(["-e".to_owned(), format!("{name}={root}")]);
         }
         let unset = match way {
@@ -266,6 +271,7 @@ fn e79_programs_in_a_microvm_reach_what_is_allowed_with_and_without_the_proxy() 
         let machine = Machine {
             place: &place,
             world: &world,
+            told: true,
         };
         for way in [Way::Forward, Way::Transparent] {
             machine.fetches(way);
@@ -280,6 +286,58 @@ fn e79_programs_in_a_microvm_reach_what_is_allowed_with_and_without_the_proxy() 
         assert!(decided.iter().all(|(host, verdict, _)| {
             verdict == "deny" || ["www.allowed.test", "six.allowed.test"].contains(&host.as_str())
         }));
+        world.assert_private_untouched();
+        tool(&place, &world.proxy, &["rm", "-f", NAME]).exited(0);
+        place.assert_clean();
+    });
+}
+
+#[test]
+#[ignore = "slow: a machine of its own, and programs that take a second each where the processor is emulated"]
+fn e75_programs_in_a_microvm_trust_what_opens_their_tunnels() {
+    Place::new().run(&["setup"]).exited(0);
+    isolated(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let world = world(folder.path());
+        let place = Place::new();
+        let root = folder.path().join("root.pem");
+        write(&root, &world.site.root);
+        let rules = folder.path().join("rules.toml");
+        write(
+            &rules,
+            "allow = [{ host = \"*.allowed.test\", methods = [\"GET\", \"POST\"] }]\n",
+        );
+        let rules = rules.to_str().unwrap();
+        let create = [
+            "create",
+            "--name",
+            NAME,
+            "--rules-file",
+            rules,
+            "shell",
+            ".",
+        ];
+        let mut command = place.tool(&create);
+        // Only the proxy trusts the site.
+        command.env("SSL_CERT_FILE", &root);
+        world
+            .proxy
+            .within(|| Running::start(&mut command))
+            .end()
+            .exited(0);
+        note_microvm("e75_programs_in_a_microvm_trust_what_opens_their_tunnels");
+        let machine = Machine {
+            place: &place,
+            world: &world,
+            told: false,
+        };
+        for way in [Way::Forward, Way::Transparent] {
+            machine.fetches(way);
+            machine.is_refused(way);
+            let delete =
+                "curl -sS -o /dev/null -w '%{http_code}' -X DELETE https://www.allowed.test/";
+            assert_eq!(machine.sh((way, "agent"), delete).exited(0).stdout(), "403");
+        }
         world.assert_private_untouched();
         tool(&place, &world.proxy, &["rm", "-f", NAME]).exited(0);
         place.assert_clean();
@@ -307,9 +365,7 @@ fn e31_e50_the_proxy_program_asks_its_name_server_for_allowed_names_alone() {
             .stderr(Stdio::piped());
         let proxy = world.proxy.within(|| Running::start(&mut proxy));
         let root = folder.path().join("root.pem").display().to_string();
-        let mut variables: Vec<_> = ["SSL_CERT_FILE", "CURL_CA_BUNDLE", "GIT_SSL_CAINFO"]
-            .map(|name| (name.to_owned(), root.clone()))
-            .to_vec();
+        let mut variables: Vec<_> = TRUST.map(|name| (name.to_owned(), root.clone())).to_vec();
         variables.extend(
             ["http_proxy", "https_proxy"].map(|name| (name.to_owned(), format!("http://{PROXY}"))),
         );

@@ -141,7 +141,8 @@ pub(crate) fn isolated<T: FnOnce()>(test: T) {
     again
         .args(["--user", "--map-root-user", "--mount", "--"])
         .arg(std::env::current_exe().unwrap())
-        .args(["--exact", name, "--nocapture", "--test-threads=1"])
+        .args(["--exact", name, "--include-ignored", "--nocapture"])
+        .arg("--test-threads=1")
         .env(INSIDE, geteuid().as_raw().to_string())
         .stdin(Stdio::null());
     let output = again.output().expect("unshare is part of every Linux");
