@@ -6,7 +6,7 @@
 use std::{
     ffi::OsStr,
     fs::File,
-    io::Write as _,
+    io::{self, Write as _},
     net::IpAddr,
     os::fd::{AsFd, AsRawFd, OwnedFd},
     path::Path,
@@ -222,11 +222,16 @@ fn resolve_by(folder: &Path) {
     unsafe { unshare_unsafe(UnshareFlags::NEWNS | UnshareFlags::FS) }.unwrap();
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     mount_change("/", private).unwrap();
-    for name in ["resolv.conf", "nsswitch.conf"] {
+    let bind = |name: &str| {
         // In some systems it is a link.
-        let there = Path::new("/etc").join(name).canonicalize();
-        let there = there.unwrap_or_else(|error| panic!("/etc/{name}: {error}"));
-        mount_bind(folder.join(name), &there).unwrap();
+        let there = Path::new("/etc").join(name).canonicalize()?;
+        mount_bind(folder.join(name), &there).map_err(io::Error::from)
+    };
+    bind("resolv.conf").unwrap();
+    match bind("nsswitch.conf") {
+        // Then it is DNS and files anyway.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        bound => bound.unwrap(),
     }
 }
 
