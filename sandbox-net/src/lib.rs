@@ -52,6 +52,7 @@
 //!
 //! - `proxy` (default): the host's half. Without it only [`guest`] is left, and hyper and the rules are not built.
 //! - `inspect` (default): credentials and the inspection of TLS, with rustls on ring.
+//! - `dns`: [`resolve::DnsResolver`](resolve) asks name servers that are named to it.
 //! - `keyring`: secrets from the system's keyring, with a D-Bus client in Rust on Linux.
 //! - `sigv4`: requests to AWS signed anew with keys that stay on the host.
 //! - `testing`: a scripted policy for embedders' tests.

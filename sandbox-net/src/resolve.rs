@@ -7,6 +7,10 @@
 //! [`SystemResolver`] asks the operating system for the name as an absolute one: search domains do not apply,
 //! and on common systems neither does the hosts file. Lookups run on the blocking pool and cannot be cancelled,
 //! so their number is bounded, and one that outlives its time-out keeps its place until the system gives up.
+//! `DnsResolver` (feature `dns`) asks name servers that are named to it.
+
+#[cfg(feature = "dns")]
+mod dns;
 
 use std::{
     collections::HashMap,
@@ -18,6 +22,8 @@ use std::{
 };
 
 use async_trait::async_trait;
+#[cfg(feature = "dns")]
+pub use dns::DnsResolver;
 use tokio::sync::Semaphore;
 
 use crate::{

@@ -6,7 +6,17 @@
 mod egress;
 mod interrupts;
 mod kept;
+#[cfg(target_os = "linux")]
+mod networks;
 mod offline;
 mod once;
 mod support;
 mod terminal;
+#[cfg(target_os = "linux")]
+#[path = "../../../sandbox-net/tests/it/world/mod.rs"]
+#[allow(
+    dead_code,
+    unused_imports,
+    reason = "the tests of the network use more of it"
+)]
+mod world;

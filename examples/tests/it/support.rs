@@ -130,7 +130,9 @@ impl Drop for Place {
 
 fn test_cache() -> PathBuf {
     let stable = || {
-        let user = getuid().as_raw();
+        // Of whoever began a test in a user namespace, where everybody is root.
+        let user = std::env::var("SANDBOX_TEST_INSIDE");
+        let user = user.unwrap_or_else(|_| getuid().as_raw().to_string());
         std::env::temp_dir().join(format!("sandbox-test-cache-{user}"))
     };
     std::env::var_os("SANDBOX_TEST_CACHE").map_or_else(stable, PathBuf::from)

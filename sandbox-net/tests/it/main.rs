@@ -1,4 +1,5 @@
-//! The proxy with real sockets on loopback, which rules open by address and port as they would for anybody.
+//! The proxy with real sockets: on loopback, which rules open by address and port as they would for anybody, and in
+//! network namespaces (`networks`), where addresses need no opening.
 //!
 //! `threats.md` beside this folder says which row of the threat model each test covers.
 
@@ -13,5 +14,9 @@ mod exchange;
 mod guest;
 mod inspect;
 mod limits;
+#[cfg(target_os = "linux")]
+mod networks;
 mod smuggling;
 mod tunnel;
+#[cfg(target_os = "linux")]
+mod world;

@@ -1,6 +1,9 @@
 //! The arguments, and the rules that they make.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
 
 use clap::{Parser, ValueEnum};
 use sandbox_net::policy::{Mode, RuleSet};
@@ -26,6 +29,9 @@ pub(crate) struct Arguments {
     /// A file of rules in JSON: {"mode": "deny", "allow": ["*.example.com"], "block": []}
     #[arg(long, value_name = "FILE")]
     pub(crate) rules: Option<PathBuf>,
+    /// Ask this name server, not the system's resolver; more than one: the next where one does not answer
+    #[arg(long, value_name = "ADDRESS[:PORT]", value_parser = name_server)]
+    pub(crate) name_server: Vec<SocketAddr>,
     /// Where events go, one JSON object a line: a file, - for standard output, none
     #[arg(long, value_name = "FILE", default_value = "-")]
     pub(crate) events: String,
@@ -93,6 +99,13 @@ impl Arguments {
     }
 }
 
+/// Reads a name server's address; its port is that of DNS unless it says otherwise.
+fn name_server(text: &str) -> Result<SocketAddr, std::net::AddrParseError> {
+    const DNS: u16 = 53;
+    let address: Result<IpAddr, _> = text.parse();
+    address.map_or_else(|_| text.parse(), |address| Ok((address, DNS).into()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -115,6 +128,21 @@ mod tests {
         assert_eq!(made.mode(), Mode::Allow);
         assert_eq!((made.allowed().len(), made.blocked().len()), (1, 2));
         assert!(rules(&["--rules", path, "--policy", "deny"]).is_err());
+    }
+
+    #[test]
+    fn name_servers_are_addresses_with_or_without_a_port() {
+        for (text, read) in [
+            ("9.9.9.9", "9.9.9.9:53"),
+            ("127.0.0.1:5353", "127.0.0.1:5353"),
+            ("2620:fe::9", "[2620:fe::9]:53"),
+            ("[2620:fe::9]:853", "[2620:fe::9]:853"),
+        ] {
+            assert_eq!(name_server(text).unwrap().to_string(), read);
+        }
+        for text in ["dns.test", "9.9.9.9:", ":53", "127.1", ""] {
+            assert!(name_server(text).is_err());
+        }
     }
 
     #[test]

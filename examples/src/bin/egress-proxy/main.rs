@@ -18,7 +18,7 @@ mod inspection;
 use std::{io::Write, process::ExitCode, sync::Arc, time::Duration};
 
 use clap::Parser;
-use sandbox_net::{Limits, Proxy};
+use sandbox_net::{Limits, Proxy, resolve::DnsResolver};
 use tokio::net::TcpListener;
 
 use arguments::Arguments;
@@ -73,6 +73,10 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
     let mut proxy = Proxy::builder(Arc::new(rules)).limits(limits);
     if let Some(inspector) = inspection::inspector(&arguments)? {
         proxy = proxy.inspector(inspector);
+    }
+    if !arguments.name_server.is_empty() {
+        let servers = arguments.name_server.iter().copied();
+        proxy = proxy.resolver(Arc::new(DnsResolver::new(servers)));
     }
     let proxy = proxy.build();
     let writing = events::write(&proxy, &arguments)?;
