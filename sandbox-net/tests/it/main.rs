@@ -15,3 +15,4 @@ mod inspect;
 mod limits;
 mod smuggling;
 mod tunnel;
+mod upstream;

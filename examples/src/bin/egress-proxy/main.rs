@@ -66,7 +66,12 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
         .with_connections(connections)
         .with_requests_per_second(0)
         .with_lookups_per_second(0);
-    let proxy = Proxy::builder(Arc::new(rules)).limits(limits).build();
+    let mut proxy = Proxy::builder(Arc::new(rules)).limits(limits);
+    if let Some(upstream) = arguments.upstream()? {
+        tell(&format!("through {}", upstream.locations().join(" and ")));
+        proxy = proxy.upstream_proxy(upstream);
+    }
+    let proxy = proxy.build();
     let writing = events::write(&proxy, &arguments)?;
     let listener = TcpListener::bind(arguments.listen).await?;
     tell(&format!("listening on {}", listener.local_addr()?));
