@@ -17,6 +17,7 @@ use crate::progress::{Progress, Step};
 use crate::sandbox::{Link, Sandbox, blocking, launch};
 use crate::spec::{ExtraDisk, ImageSource, Limits, Spec, Tmpfs, Workspace};
 use crate::state::{Store, check_name};
+use crate::upstream::{UpstreamProxy, unwritable};
 use crate::{control, helper};
 
 /// How long a guest may take from the start of its hypervisor to its first word, unless said otherwise:
@@ -48,6 +49,7 @@ pub struct SandboxBuilder {
     disks: Vec<ExtraDisk>,
     boot_patience: Duration,
     lifetime: Lifetime,
+    upstream: Option<UpstreamProxy>,
     hypervisor: Option<Arc<dyn Hypervisor>>,
     resolver: Option<Arc<dyn Resolver>>,
     dirs: Option<Dirs>,
@@ -71,6 +73,7 @@ impl SandboxBuilder {
             disks: Vec::new(),
             boot_patience: BOOT_PATIENCE,
             lifetime: Lifetime::Attached,
+            upstream: None,
             hypervisor: None,
             resolver: None,
             dirs: None,
@@ -154,6 +157,12 @@ impl SandboxBuilder {
     /// sandbox: an object cannot be written down.
     pub fn resolver(mut self, resolver: Arc<dyn Resolver>) -> Self {
         self.resolver = Some(resolver);
+        self
+    }
+
+    /// Sets the proxy that this host has to go through; without, the world is reached from here.
+    pub fn upstream_proxy(mut self, upstream: UpstreamProxy) -> Self {
+        self.upstream = Some(upstream);
         self
     }
 
@@ -263,8 +272,13 @@ impl SandboxBuilder {
             }
         };
         let inspector = spec.inspection.begin(&spec.network, self.values).await?;
+        let upstream = match self.upstream {
+            Some(upstream) => blocking(move || upstream.load()).await?,
+            None => None,
+        };
         let owned = take_name(&store, &name, Lifetime::Attached, spec).await?;
         let means = Means {
+            upstream,
             hypervisor,
             resolver: self.resolver,
             inspector,
@@ -296,6 +310,12 @@ impl SandboxBuilder {
             let detail = format!("a {what} given as an object cannot be written down");
             let error = Error::new(ErrorKind::Unsupported, "create a detached sandbox");
             return Err(error.with_detail(detail));
+        }
+        if self
+            .upstream
+            .is_some_and(|upstream| !upstream.is_reference())
+        {
+            return Err(unwritable());
         }
         if let Some(credential) = self.values.first() {
             let name = credential.name();
@@ -393,6 +413,7 @@ impl SandboxBuilder {
             workspaces,
             network: self.network.clone(),
             inspection: self.inspection.clone(),
+            upstream: self.upstream.clone().filter(UpstreamProxy::is_reference),
             limits: self.limits.clone(),
             env: self.env.clone(),
             user: self.user.clone(),

@@ -61,6 +61,7 @@ mod sandbox;
 mod spec;
 mod state;
 pub mod supervisor;
+mod upstream;
 mod workspace;
 
 pub use builder::SandboxBuilder;
@@ -80,4 +81,5 @@ pub use sandbox_vm::hypervisor::{Acceleration, Isolation};
 pub use sandbox_vm::image::Image;
 pub use sandbox_vm::{self as vm, Hypervisor};
 pub use spec::{ExtraDisk, Limits, Tmpfs, Workspace};
+pub use upstream::UpstreamProxy;
 pub use workspace::SyncReport;

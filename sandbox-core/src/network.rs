@@ -9,7 +9,9 @@ use sandbox_base::{Error, ErrorKind};
 use sandbox_net::credentials::{Credential, Credentials};
 use sandbox_net::guest::capture;
 use sandbox_net::inspect::{Inspector, InspectorBuilder, trust};
-use sandbox_net::{Proxy, captured_ports, event::LogFile, policy::RuleSet, resolve::Resolver};
+use sandbox_net::{
+    Proxy, UpstreamProxy, captured_ports, event::LogFile, policy::RuleSet, resolve::Resolver,
+};
 use sandbox_vm::Agent;
 use sandbox_vm::agent::{GuestStreams, NewFile};
 use sandbox_vm::channel::protocol::{Capture, Forward, Link};
@@ -154,7 +156,11 @@ pub(crate) async fn install_trust(agent: &Agent, inspector: &Inspector) -> Resul
 /// Makes the proxy of a sandbox and writes what it decides to a file, under the sandbox's name.
 pub(crate) fn proxy(
     policy: &RuleSet,
-    (resolver, inspector): (Option<Arc<dyn Resolver>>, Option<&Inspector>),
+    (resolver, inspector, upstream): (
+        Option<Arc<dyn Resolver>>,
+        Option<&Inspector>,
+        Option<UpstreamProxy>,
+    ),
     (name, log): (&str, PathBuf),
 ) -> (Proxy, AbortHandle) {
     let mut proxy = Proxy::builder(Arc::new(policy.clone())).label(name);
@@ -163,6 +169,9 @@ pub(crate) fn proxy(
     }
     if let Some(inspector) = inspector {
         proxy = proxy.inspector(inspector.clone());
+    }
+    if let Some(upstream) = upstream {
+        proxy = proxy.upstream_proxy(upstream);
     }
     let proxy = proxy.build();
     let log = LogFile::at(log, LOG_SIZE);

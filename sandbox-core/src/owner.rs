@@ -12,7 +12,7 @@ use std::time::Duration;
 use sandbox_base::{Dirs, Error, ErrorKind};
 use sandbox_net::credentials::{Credentials, Secret};
 use sandbox_net::inspect::{Inspector, trust};
-use sandbox_net::{Proxy, policy::RuleSet, resolve::Resolver};
+use sandbox_net::{Proxy, UpstreamProxy, policy::RuleSet, resolve::Resolver};
 use sandbox_sync::Options;
 use sandbox_vm::channel::protocol::{self, Prepared, Root, Setup};
 use sandbox_vm::hypervisor::{Disk, HypervisorExt, MachineSpec};
@@ -82,6 +82,8 @@ pub(crate) struct Means {
     /// The host's own without.
     pub(crate) resolver: Option<Arc<dyn Resolver>>,
     pub(crate) inspector: Option<Inspector>,
+    /// The proxy that this host goes through, if it does.
+    pub(crate) upstream: Option<UpstreamProxy>,
     pub(crate) progress: Progress,
 }
 
@@ -97,12 +99,13 @@ impl Owner {
             hypervisor,
             resolver,
             inspector,
+            upstream,
             progress,
         } = means;
         let record = &owned.record;
         let log = (record.name.as_str(), owned.folder.join("events.jsonl"));
         let policy = &record.spec.network;
-        let proxy = network::proxy(policy, (resolver, inspector.as_ref()), log);
+        let proxy = network::proxy(policy, (resolver, inspector.as_ref(), upstream), log);
         let (proxy, logging) = proxy;
         let seen = Mutex::new(Some(owned.record.clone()));
         Arc::new(Self {

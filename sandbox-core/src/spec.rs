@@ -11,6 +11,7 @@ use sandbox_vm::image::Image;
 use serde::{Deserialize, Serialize};
 
 use crate::network::Inspection;
+use crate::upstream::UpstreamProxy;
 
 /// What a sandbox may use, at most.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -195,6 +196,8 @@ pub(crate) struct Spec {
     pub(crate) network: RuleSet,
     #[serde(default)]
     pub(crate) inspection: Inspection,
+    #[serde(default)]
+    pub(crate) upstream: Option<UpstreamProxy>,
     pub(crate) limits: Limits,
     pub(crate) env: Vec<(String, String)>,
     pub(crate) user: Option<String>,

@@ -542,6 +542,7 @@ mod tests {
             workspaces: Vec::new(),
             network: sandbox_net::policy::RuleSet::deny(),
             inspection: crate::network::Inspection::default(),
+            upstream: None,
             limits: crate::spec::Limits::default(),
             env: Vec::new(),
             user: None,

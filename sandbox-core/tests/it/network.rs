@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::net::TcpListener;
 
-use sandbox_core::{NetworkPolicy, Sandbox};
+use sandbox_core::{ErrorKind, NetworkPolicy, Sandbox, UpstreamProxy};
 
 use crate::place::{Place, promptly};
 
@@ -91,4 +91,64 @@ fn serve() -> u16 {
         }
     });
     port
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn e34_a_detached_sandbox_goes_through_the_hosts_proxy_and_no_login_is_written_down() {
+    let place = Place::new();
+    let (address, asked) = company();
+    let file = place.folder.path().join("proxy-url");
+    std::fs::write(&file, format!("http://me:s3cret@{address}\n")).unwrap();
+    let with_login = UpstreamProxy::at(&format!("http://me:s3cret@{address}")).unwrap();
+    let builder = place.microvm().upstream_proxy(with_login).detached();
+    let unwritable = builder.create().await.unwrap_err();
+    assert_eq!(unwritable.kind(), ErrorKind::Unsupported, "{unwritable}");
+
+    let sandbox = place
+        .microvm()
+        .network(NetworkPolicy::deny().allow("8.8.8.8").unwrap())
+        .upstream_proxy(UpstreamProxy::from_file(&file))
+        .detached()
+        .create()
+        .await
+        .unwrap();
+    let mut command = sandbox.command("curl");
+    command.args(["-sS", "http://8.8.8.8/"]);
+    let output = command.output().await.unwrap();
+    assert_eq!(output.stdout, b"from the company's proxy", "{output:?}");
+    let asked = asked.recv().unwrap();
+    assert!(asked.starts_with("CONNECT 8.8.8.8:80 "), "{asked}");
+    assert!(asked.contains("Basic bWU6czNjcmV0"), "{asked}");
+
+    let lines = place.processes();
+    assert!(!lines.is_empty() && lines.iter().all(|(_, line)| !line.contains("s3cret")));
+    std::fs::remove_file(&file).unwrap();
+    let grep = std::process::Command::new("grep")
+        .args(["-r", "-a", "-l", "-e", "s3cret", "-e", "bWU6czNjcmV0"])
+        .arg(&place.dirs.state)
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8_lossy(&grep.stdout), "");
+    sandbox.remove().await.unwrap();
+}
+
+/// A proxy that opens any tunnel and answers for whoever is meant to be at its end.
+fn company() -> (std::net::SocketAddr, std::sync::mpsc::Receiver<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let (heard, asked) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut request = [0; 4096];
+            let count = stream.read(&mut request).unwrap_or(0);
+            drop(heard.send(String::from_utf8_lossy(&request[..count]).into_owned()));
+            drop(write!(stream, "HTTP/1.1 200 OK\r\n\r\n"));
+            drop(stream.read(&mut request));
+            let body = "from the company's proxy";
+            let head = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length";
+            drop(write!(stream, "{head}: {}\r\n\r\n{body}", body.len()));
+        }
+    });
+    (address, asked)
 }

@@ -130,7 +130,12 @@ impl Client {
             }
             Verdict::Need(Need::Request { .. }) => return Err(uninspected()),
             Verdict::Need(_) => return Err(crate::decide::undecided()),
-            Verdict::Deny(denial) => return Err(denial.clone()),
+            Verdict::Deny(denial) => {
+                return Err(match upstream {
+                    Some(via) => via.explain(denial.clone(), (target, carriage)),
+                    None => denial.clone(),
+                });
+            }
         };
         if let Some(upstream) = upstream {
             upstream.refuse_itself(target, &addresses).await?;

@@ -166,9 +166,24 @@ pub(crate) struct Creation {
     pub(crate) user: Option<String>,
     #[command(flatten)]
     pub(crate) rules: Rules,
+    #[command(flatten)]
+    pub(crate) upstream: Upstream,
     /// End after this long, as in 90s or 10m: the command of `run`, the machine of `create`
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub(crate) timeout: Option<Duration>,
+}
+
+/// The proxy that this host goes through.
+#[derive(Debug, Args)]
+pub(crate) struct Upstream {
+    /// Reach the world through a proxy: `env` for what http_proxy, https_proxy, all_proxy and no_proxy say when the
+    /// sandbox starts, which is the default; `none`; a URL (http, https, socks5); or file:PATH of a URL with a login
+    #[arg(long, value_name = "PROXY")]
+    pub(crate) upstream_proxy: Option<String>,
+    /// Send names to that proxy, not the addresses that were judged: for a proxy that filters by name, or
+    /// a host that cannot look the world's names up
+    #[arg(long)]
+    pub(crate) upstream_proxy_names: bool,
 }
 
 /// A service, and where its credential comes from.

@@ -3,12 +3,15 @@
 use std::path::{Path, PathBuf};
 
 use sandbox_core::net::{
+    self,
     policy::{Preset, Registries, RuleSet},
     registries,
 };
-use sandbox_core::{Description, Dirs, Image, Limits, Sandbox, SandboxBuilder, Workspace};
+use sandbox_core::{
+    Description, Dirs, Image, Limits, Sandbox, SandboxBuilder, UpstreamProxy, Workspace,
+};
 
-use crate::cli::{Creation, Granted, Rules};
+use crate::cli::{Creation, Granted, Rules, Upstream};
 use crate::failure::Failure;
 
 /// The file that makes a folder an OCI layout.
@@ -30,6 +33,7 @@ pub(crate) struct Plan {
     env: Vec<(String, String)>,
     user: Option<String>,
     services: Vec<Granted>,
+    upstream: Option<UpstreamProxy>,
 }
 
 impl Plan {
@@ -58,6 +62,7 @@ impl Plan {
             env: creation.env.clone(),
             user: creation.user.clone(),
             services: creation.service.clone(),
+            upstream: upstream(&creation.upstream)?,
         })
     }
 
@@ -76,6 +81,9 @@ impl Plan {
         }
         if let Some(user) = &self.user {
             builder = builder.user(user);
+        }
+        if let Some(upstream) = &self.upstream {
+            builder = builder.upstream_proxy(upstream.clone());
         }
         for Granted { service, source } in &self.services {
             let credential = service.credential(source.clone());
@@ -114,6 +122,9 @@ impl Plan {
         if creation.image.is_some() {
             differing.push("--image");
         }
+        if creation.upstream.is_given() {
+            differing.push("--upstream-proxy");
+        }
         if !creation.service.is_empty() {
             differing.push("--service");
         }
@@ -142,6 +153,42 @@ impl Rules {
             || !self.allow_host.is_empty()
             || !self.block_host.is_empty()
     }
+}
+
+impl Upstream {
+    fn is_given(&self) -> bool {
+        self.upstream_proxy.is_some() || self.upstream_proxy_names
+    }
+}
+
+/// Reads which proxy this host goes through. Not by the parser of arguments, which would repeat a URL that is wrong, and
+/// the password in it.
+fn upstream(given: &Upstream) -> Result<Option<UpstreamProxy>, Failure> {
+    let read = match given.upstream_proxy.as_deref() {
+        Some("none") => return Ok(None),
+        None | Some("env") => UpstreamProxy::from_environment(),
+        Some(text) => match text.strip_prefix("file:") {
+            Some(path) => UpstreamProxy::from_file(path),
+            None => {
+                let read = net::UpstreamProxy::at(text);
+                if read
+                    .map_err(|error| Failure::from_error(&error))?
+                    .has_login()
+                {
+                    let why = "every user of this machine sees arguments; name a login with file:PATH or in \
+                               the environment";
+                    return Err(Failure::new("use --upstream-proxy", why));
+                }
+                UpstreamProxy::at(text)?
+            }
+        },
+    };
+    // What cannot be read is told before anything is made.
+    read.load()?;
+    Ok(Some(match given.upstream_proxy_names {
+        true => read.names(),
+        false => read,
+    }))
 }
 
 /// Adds the hosts of services: a credential alone opens nothing.

@@ -118,6 +118,22 @@ impl Via {
         Ok(())
     }
 
+    /// Says what would help where this host cannot look a name up that a proxy may know.
+    pub(in crate::proxy) fn explain(
+        &self,
+        denial: Denial,
+        (target, carriage): (&Target, Carriage),
+    ) -> Denial {
+        let is_proxied = self.config.for_target(target, carriage).is_some();
+        match denial.reason {
+            Reason::Unresolved if is_proxied && !self.config.sends_name(target, carriage) => denial
+                .with_remedy(
+                    "this host goes through a proxy that may know the name: have names sent to it",
+                ),
+            _ => denial,
+        }
+    }
+
     fn known(&self, endpoint: &Arc<Endpoint>) -> io::Result<&Known> {
         let mut known = self.known.iter();
         known

@@ -115,6 +115,10 @@ async fn e34_with_names_the_name_is_sent_and_decides_where_nobody_here_knows_it(
     let proxy = behind(company.at(), allowing(&["*.example.com:7000"]));
     let answer = echo(&proxy, "proxied.example.com:7000").await;
     assert_eq!(body(&answer)["reason"], "unresolved", "{answer}");
+    assert!(
+        body(&answer)["remedy"].as_str().unwrap().contains("names"),
+        "{answer}"
+    );
     // A name that no rule allows is not sent, and neither is a literal address as a name.
     let proxy = behind(
         company.at().names(),
