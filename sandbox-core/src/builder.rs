@@ -10,6 +10,7 @@ use sandbox_vm::image::Image;
 use sandbox_vm::{Hypervisor, disk};
 
 use crate::host::{default_dirs, default_hypervisor};
+use crate::layers::{Above, PolicySource};
 use crate::lifecycle::Lifetime;
 use crate::network::Inspection;
 use crate::owner::{Means, Owner};
@@ -38,6 +39,7 @@ pub struct SandboxBuilder {
     image: Image,
     workspaces: Vec<Workspace>,
     network: RuleSet,
+    above: Above,
     inspection: Inspection,
     /// Credentials whose values are not to be written down.
     values: Vec<Credential>,
@@ -63,6 +65,7 @@ impl SandboxBuilder {
             image: Image::default(),
             workspaces: Vec::new(),
             network: RuleSet::deny(),
+            above: Above::default(),
             inspection: Inspection::default(),
             values: Vec::new(),
             limits: Limits::default(),
@@ -102,6 +105,19 @@ impl SandboxBuilder {
     /// Sets the egress policy; without one nothing is let through.
     pub fn network(mut self, policy: RuleSet) -> Self {
         self.network = policy;
+        self
+    }
+
+    /// Sets the rules of whoever answers for the machine: what they block or leave out, no other rule allows. They are
+    /// read at each start, and by [`Sandbox::reload_network`].
+    pub fn organization_policy(mut self, rules: impl Into<PolicySource>) -> Self {
+        self.above.organization = Some(rules.into());
+        self
+    }
+
+    /// Sets the rules of whoever uses the machine, below those of the organization and above the sandbox's own.
+    pub fn user_policy(mut self, rules: impl Into<PolicySource>) -> Self {
+        self.above.user = Some(rules.into());
         self
     }
 
@@ -271,13 +287,17 @@ impl SandboxBuilder {
                 default_hypervisor(&dirs, helper::path(&dirs.cache)?, progress)?
             }
         };
-        let inspector = spec.inspection.begin(&spec.network, self.values).await?;
+        let above = spec.above.clone();
+        let above = blocking(move || above.load()).await?;
+        let judges_requests = above.judges_requests(&spec.network);
+        let inspector = spec.inspection.begin(judges_requests, self.values).await?;
         let upstream = match self.upstream {
             Some(upstream) => blocking(move || upstream.load()).await?,
             None => None,
         };
         let owned = take_name(&store, &name, Lifetime::Attached, spec).await?;
         let means = Means {
+            above,
             upstream,
             hypervisor,
             resolver: self.resolver,
@@ -412,6 +432,7 @@ impl SandboxBuilder {
             image,
             workspaces,
             network: self.network.clone(),
+            above: self.above.clone(),
             inspection: self.inspection.clone(),
             upstream: self.upstream.clone().filter(UpstreamProxy::is_reference),
             limits: self.limits.clone(),

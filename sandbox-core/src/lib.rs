@@ -53,6 +53,7 @@ pub mod docs;
 mod helper;
 mod history;
 mod host;
+mod layers;
 mod lifecycle;
 mod network;
 mod owner;
@@ -70,6 +71,7 @@ pub use command::{
 };
 pub use description::{CaptureState, Description, MachineDescription};
 pub use host::{Backend, Host, default_dirs};
+pub use layers::PolicySource;
 pub use lifecycle::{Lifetime, State};
 pub use progress::{Progress, Step};
 pub use sandbox::{MAX_READ, Sandbox};

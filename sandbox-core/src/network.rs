@@ -10,7 +10,7 @@ use sandbox_net::credentials::{Credential, Credentials};
 use sandbox_net::guest::capture;
 use sandbox_net::inspect::{Inspector, InspectorBuilder, trust};
 use sandbox_net::{
-    Proxy, UpstreamProxy, captured_ports, event::LogFile, policy::RuleSet, resolve::Resolver,
+    EgressPolicy, Proxy, UpstreamProxy, captured_ports, event::LogFile, resolve::Resolver,
 };
 use sandbox_vm::Agent;
 use sandbox_vm::agent::{GuestStreams, NewFile};
@@ -73,14 +73,15 @@ pub(crate) struct Inspection {
 }
 
 impl Inspection {
-    /// Fetches the secrets, these values among them, and makes an authority; `None` if nothing is to be looked at.
+    /// Fetches the secrets, these values among them, and makes an authority; `None` if nothing is to be looked at, by
+    /// the policy neither.
     pub(crate) async fn begin(
         &self,
-        rules: &RuleSet,
+        judges_requests: bool,
         values: Vec<Credential>,
     ) -> Result<Option<Inspector>, Error> {
         let credentials: Vec<_> = self.credentials.iter().cloned().chain(values).collect();
-        if credentials.is_empty() && self.inspect.is_empty() && !rules.judges_requests() {
+        if credentials.is_empty() && self.inspect.is_empty() && !judges_requests {
             return Ok(None);
         }
         let mut credentials = Credentials::load(credentials).await.map_err(unusable)?;
@@ -155,7 +156,7 @@ pub(crate) async fn install_trust(agent: &Agent, inspector: &Inspector) -> Resul
 
 /// Makes the proxy of a sandbox and writes what it decides to a file, under the sandbox's name.
 pub(crate) fn proxy(
-    policy: &RuleSet,
+    policy: Arc<dyn EgressPolicy>,
     (resolver, inspector, upstream): (
         Option<Arc<dyn Resolver>>,
         Option<&Inspector>,
@@ -163,7 +164,7 @@ pub(crate) fn proxy(
     ),
     (name, log): (&str, PathBuf),
 ) -> (Proxy, AbortHandle) {
-    let mut proxy = Proxy::builder(Arc::new(policy.clone())).label(name);
+    let mut proxy = Proxy::builder(policy).label(name);
     if let Some(resolver) = resolver {
         proxy = proxy.resolver(resolver);
     }

@@ -10,6 +10,7 @@ use sandbox_net::policy::RuleSet;
 use sandbox_vm::image::Image;
 use serde::{Deserialize, Serialize};
 
+use crate::layers::Above;
 use crate::network::Inspection;
 use crate::upstream::UpstreamProxy;
 
@@ -194,6 +195,8 @@ pub(crate) struct Spec {
     pub(crate) image: ImageSource,
     pub(crate) workspaces: Vec<Workspace>,
     pub(crate) network: RuleSet,
+    #[serde(default)]
+    pub(crate) above: Above,
     #[serde(default)]
     pub(crate) inspection: Inspection,
     #[serde(default)]

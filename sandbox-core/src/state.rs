@@ -541,6 +541,7 @@ mod tests {
             image: crate::spec::ImageSource::Default,
             workspaces: Vec::new(),
             network: sandbox_net::policy::RuleSet::deny(),
+            above: crate::layers::Above::default(),
             inspection: crate::network::Inspection::default(),
             upstream: None,
             limits: crate::spec::Limits::default(),

@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 
 use crate::control::{self, Answers};
 use crate::host::default_hypervisor;
+use crate::layers::Loaded;
 use crate::lifecycle::Lifetime;
 use crate::owner::{Means, Owner};
 use crate::progress::{Progress, Step};
@@ -194,13 +195,16 @@ async fn say(word: &Word) -> io::Result<()> {
 }
 
 /// Fetches what the settings only refer to.
-async fn means(spec: &Spec) -> Result<(Option<Inspector>, Option<UpstreamProxy>), Error> {
+async fn means(spec: &Spec) -> Result<(Loaded, Option<Inspector>, Option<UpstreamProxy>), Error> {
+    let above = spec.above.clone();
+    let above = blocking(move || above.load()).await?;
     let upstream = match spec.upstream.clone() {
         Some(upstream) => blocking(move || upstream.load()).await?,
         None => None,
     };
-    let inspector = spec.inspection.begin(&spec.network, Vec::new()).await?;
-    Ok((inspector, upstream))
+    let judges_requests = above.judges_requests(&spec.network);
+    let inspector = spec.inspection.begin(judges_requests, Vec::new()).await?;
+    Ok((above, inspector, upstream))
 }
 
 async fn end_of(stdin: &mut (impl AsyncRead + Unpin)) {
@@ -220,7 +224,7 @@ async fn start(job: &Job, progress: Progress) -> Result<(Arc<Owner>, Answers), E
     })
     .await?;
     let spec = &owned.record.spec;
-    let (inspector, upstream) = match means(spec).await {
+    let (above, inspector, upstream) = match means(spec).await {
         Ok(means) => means,
         Err(error) if created => {
             blocking(move || owned.remove()).await?;
@@ -232,6 +236,7 @@ async fn start(job: &Job, progress: Progress) -> Result<(Arc<Owner>, Answers), E
         hypervisor,
         resolver: None,
         inspector,
+        above,
         upstream,
         progress,
     };

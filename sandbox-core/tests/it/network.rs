@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::net::TcpListener;
 
-use sandbox_core::{ErrorKind, NetworkPolicy, Sandbox, UpstreamProxy};
+use sandbox_core::{ErrorKind, NetworkPolicy, PolicySource, Sandbox, UpstreamProxy};
 
 use crate::place::{Place, promptly};
 
@@ -151,4 +151,52 @@ fn company() -> (std::net::SocketAddr, std::sync::mpsc::Receiver<String>) {
         }
     });
     (address, asked)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn e48_what_an_organization_blocks_no_sandbox_allows() {
+    let place = Place::new();
+    let port = serve();
+    let rule = format!("127.0.0.1/32:{port}");
+    let file = place.folder.path().join("policy.toml");
+    let blocked = format!("block = ['{rule}']\n");
+    std::fs::write(&file, &blocked).unwrap();
+    let sandbox = place
+        .microvm()
+        .network(NetworkPolicy::deny().allow(&rule).unwrap())
+        .organization_policy(PolicySource::file(&file))
+        .user_policy(NetworkPolicy::deny().allow("a.test:7777").unwrap())
+        .create()
+        .await
+        .unwrap();
+    let mut events = sandbox.network_events().unwrap();
+    let denied = get(&sandbox, port).await;
+    assert!(denied.starts_with("403 {"), "{denied}");
+    let event = promptly(events.next()).await.unwrap();
+    let whose = event.rule.unwrap();
+    assert!(whose.starts_with("organization: block"), "{whose}");
+    let more = NetworkPolicy::deny().allow(&rule).unwrap();
+    sandbox.extend_network(more.clone()).await.unwrap();
+    sandbox.set_network(more).await.unwrap();
+    assert!(get(&sandbox, port).await.starts_with("403 {"));
+
+    // What cannot be read changes nothing, and says where.
+    std::fs::write(&file, "allow = []\nblock = [7]\n").unwrap();
+    let error = sandbox.reload_network().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid);
+    assert!(error.operation().contains("policy.toml"), "{error}");
+    assert!(error.detail().unwrap().contains("line 2"), "{error:?}");
+    assert!(get(&sandbox, port).await.starts_with("403 {"));
+
+    std::fs::remove_file(&file).unwrap();
+    sandbox.reload_network().await.unwrap();
+    assert_eq!(get(&sandbox, port).await, "200 from the host");
+    std::fs::write(&file, &blocked).unwrap();
+    let other = Sandbox::connect_in(place.dirs.clone(), sandbox.name()).await;
+    let other = other.unwrap();
+    other.reload_network().await.unwrap();
+    assert!(get(&sandbox, port).await.starts_with("403 {"));
+    let layers = other.network_layers().await.unwrap();
+    assert_eq!(layers.iter().count(), 3);
+    sandbox.remove().await.unwrap();
 }

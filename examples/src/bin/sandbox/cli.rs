@@ -43,6 +43,8 @@ Examples:
   sandbox network proxy lab --policy deny --allow-host example.org  begin anew
   sandbox network allow lab example.com '*.example.org'            add some, live
   sandbox network block lab evil.example.org
+  sandbox network rules lab                                      with whose they are
+  sandbox network reload lab                                     read /etc/sandbox/policy.toml and the user's again
   sandbox network log lab --follow --blocked
   sandbox network check lab https://www.example.com/";
 
@@ -307,8 +309,10 @@ pub(crate) struct Copy {
 pub(crate) enum Network {
     /// Show or set a sandbox's rules, from now on and for live connections too
     Proxy(Proxy),
-    /// Show a sandbox's rules in the form of a file, for --rules-file
+    /// Show a sandbox's rules in the form of a file: a table for each layer, where there is more than its own
     Rules(ShowRules),
+    /// Read the organization's and the user's rules again
+    Reload(Reload),
     /// Allow hosts, from now on
     Allow(Hosts),
     /// Block hosts, from now on and for live connections too
@@ -332,9 +336,18 @@ pub(crate) struct Proxy {
 pub(crate) struct ShowRules {
     /// The sandbox
     pub(crate) name: String,
+    /// Only its own rules, for --rules-file
+    #[arg(long)]
+    pub(crate) own: bool,
     /// As JSON, not TOML
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Reload {
+    /// The sandbox
+    pub(crate) name: String,
 }
 
 #[derive(Debug, Args)]

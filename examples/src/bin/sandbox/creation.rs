@@ -8,7 +8,8 @@ use sandbox_core::net::{
     registries,
 };
 use sandbox_core::{
-    Description, Dirs, Image, Limits, Sandbox, SandboxBuilder, UpstreamProxy, Workspace,
+    Description, Dirs, Image, Limits, PolicySource, Sandbox, SandboxBuilder, UpstreamProxy,
+    Workspace,
 };
 
 use crate::cli::{Creation, Granted, Rules, Upstream};
@@ -72,7 +73,11 @@ impl Plan {
             .dirs(dirs.clone())
             .image(self.image.clone())
             .limits(self.limits.clone())
-            .network(self.network.clone());
+            .network(self.network.clone())
+            .user_policy(user_rules(dirs));
+        if let Some(rules) = organization_rules() {
+            builder = builder.organization_policy(rules);
+        }
         for workspace in &self.workspaces {
             builder = builder.workspace(workspace.clone());
         }
@@ -219,6 +224,16 @@ pub(crate) async fn rules(given: &Rules, present: RuleSet) -> Result<RuleSet, Fa
             .map_err(|error| Failure::from_error(&error))?;
     }
     Ok(rules)
+}
+
+/// Where the rules of the organization are. No variable leads elsewhere: they are not the user's to leave out.
+pub(crate) fn organization_rules() -> Option<PolicySource> {
+    cfg!(unix).then(|| PolicySource::file("/etc/sandbox/policy.toml"))
+}
+
+/// Where the user's own rules for all sandboxes are.
+pub(crate) fn user_rules(dirs: &Dirs) -> PolicySource {
+    PolicySource::file(dirs.config.join("policy.toml"))
 }
 
 /// Makes a preset's rules, and tells what of the host's registries is left out.
