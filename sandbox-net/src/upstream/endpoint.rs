@@ -110,6 +110,7 @@ impl Endpoint {
         })
     }
 
+    #[cfg(feature = "inspect")]
     pub(crate) fn with_login(&self, login: Login) -> Self {
         let login = Some(login);
         Self {
