@@ -10,6 +10,7 @@ use sandbox_vm::image::Image;
 use sandbox_vm::{Hypervisor, disk};
 
 use crate::host::{default_dirs, default_hypervisor};
+use crate::layers::{Above, PolicySource};
 use crate::lifecycle::Lifetime;
 use crate::network::Inspection;
 use crate::owner::{Means, Owner};
@@ -17,6 +18,7 @@ use crate::progress::{Progress, Step};
 use crate::sandbox::{Link, Sandbox, blocking, launch};
 use crate::spec::{ExtraDisk, ImageSource, Limits, Spec, Tmpfs, Workspace};
 use crate::state::{Store, check_name};
+use crate::upstream::{UpstreamProxy, unwritable};
 use crate::{control, helper};
 
 /// How long a guest may take from the start of its hypervisor to its first word, unless said otherwise:
@@ -37,6 +39,7 @@ pub struct SandboxBuilder {
     image: Image,
     workspaces: Vec<Workspace>,
     network: RuleSet,
+    above: Above,
     inspection: Inspection,
     /// Credentials whose values are not to be written down.
     values: Vec<Credential>,
@@ -48,6 +51,7 @@ pub struct SandboxBuilder {
     disks: Vec<ExtraDisk>,
     boot_patience: Duration,
     lifetime: Lifetime,
+    upstream: Option<UpstreamProxy>,
     hypervisor: Option<Arc<dyn Hypervisor>>,
     resolver: Option<Arc<dyn Resolver>>,
     dirs: Option<Dirs>,
@@ -61,6 +65,7 @@ impl SandboxBuilder {
             image: Image::default(),
             workspaces: Vec::new(),
             network: RuleSet::deny(),
+            above: Above::default(),
             inspection: Inspection::default(),
             values: Vec::new(),
             limits: Limits::default(),
@@ -71,6 +76,7 @@ impl SandboxBuilder {
             disks: Vec::new(),
             boot_patience: BOOT_PATIENCE,
             lifetime: Lifetime::Attached,
+            upstream: None,
             hypervisor: None,
             resolver: None,
             dirs: None,
@@ -99,6 +105,19 @@ impl SandboxBuilder {
     /// Sets the egress policy; without one nothing is let through.
     pub fn network(mut self, policy: RuleSet) -> Self {
         self.network = policy;
+        self
+    }
+
+    /// Sets the rules of whoever answers for the machine: what they block or leave out, no other rule allows. They are
+    /// read at each start, and by [`Sandbox::reload_network`].
+    pub fn organization_policy(mut self, rules: impl Into<PolicySource>) -> Self {
+        self.above.organization = Some(rules.into());
+        self
+    }
+
+    /// Sets the rules of whoever uses the machine, below those of the organization and above the sandbox's own.
+    pub fn user_policy(mut self, rules: impl Into<PolicySource>) -> Self {
+        self.above.user = Some(rules.into());
         self
     }
 
@@ -154,6 +173,12 @@ impl SandboxBuilder {
     /// sandbox: an object cannot be written down.
     pub fn resolver(mut self, resolver: Arc<dyn Resolver>) -> Self {
         self.resolver = Some(resolver);
+        self
+    }
+
+    /// Sets the proxy that this host has to go through; without, the world is reached from here.
+    pub fn upstream_proxy(mut self, upstream: UpstreamProxy) -> Self {
+        self.upstream = Some(upstream);
         self
     }
 
@@ -262,9 +287,18 @@ impl SandboxBuilder {
                 default_hypervisor(&dirs, helper::path(&dirs.cache)?, progress)?
             }
         };
-        let inspector = spec.inspection.begin(&spec.network, self.values).await?;
+        let above = spec.above.clone();
+        let above = blocking(move || above.load()).await?;
+        let judges_requests = above.judges_requests(&spec.network);
+        let inspector = spec.inspection.begin(judges_requests, self.values).await?;
+        let upstream = match self.upstream {
+            Some(upstream) => blocking(move || upstream.load()).await?,
+            None => None,
+        };
         let owned = take_name(&store, &name, Lifetime::Attached, spec).await?;
         let means = Means {
+            above,
+            upstream,
             hypervisor,
             resolver: self.resolver,
             inspector,
@@ -296,6 +330,12 @@ impl SandboxBuilder {
             let detail = format!("a {what} given as an object cannot be written down");
             let error = Error::new(ErrorKind::Unsupported, "create a detached sandbox");
             return Err(error.with_detail(detail));
+        }
+        if self
+            .upstream
+            .is_some_and(|upstream| !upstream.is_reference())
+        {
+            return Err(unwritable());
         }
         if let Some(credential) = self.values.first() {
             let name = credential.name();
@@ -392,7 +432,9 @@ impl SandboxBuilder {
             image,
             workspaces,
             network: self.network.clone(),
+            above: self.above.clone(),
             inspection: self.inspection.clone(),
+            upstream: self.upstream.clone().filter(UpstreamProxy::is_reference),
             limits: self.limits.clone(),
             env: self.env.clone(),
             user: self.user.clone(),

@@ -17,7 +17,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use sandbox_base::frame::{read_message, write_message};
 use sandbox_base::{BoxStream, Error, ErrorKind};
-use sandbox_net::policy::RuleSet;
+use sandbox_net::policy::{Layers, RuleSet};
 use sandbox_vm::Agent;
 use sandbox_vm::agent::StreamOpener;
 use sandbox_vm::channel::{Channel, Incoming, Side, Stream};
@@ -60,6 +60,8 @@ enum Call {
     ExtendNetwork(String),
     RevokeSecret(String),
     ReloadSecret(String),
+    NetworkLayers,
+    ReloadNetwork,
 }
 
 /// Answers travel as JSON inside: they are what programs outside read, too.
@@ -219,6 +221,8 @@ async fn obey(owner: Arc<Owner>, call: Call) -> Result<String, Error> {
         Call::Stop => json(&owner.stop().await?),
         Call::Remove => json(&owner.remove().await?),
         Call::Network => json(&owner.network()?),
+        Call::NetworkLayers => json(&owner.network_layers()?),
+        Call::ReloadNetwork => json(&owner.reload_network().await?),
         Call::SetNetwork(policy) => json(&owner.set_network(from_json(&policy)?).await?),
         Call::ExtendNetwork(rules) => json(&owner.extend_network(&from_json(&rules)?).await?),
         Call::RevokeSecret(name) => json(&owner.revoke_secret(&name)?),
@@ -278,6 +282,14 @@ impl Remote {
 
     pub(crate) async fn network(&self) -> Result<RuleSet, Error> {
         self.call(Call::Network).await
+    }
+
+    pub(crate) async fn network_layers(&self) -> Result<Layers, Error> {
+        self.call(Call::NetworkLayers).await
+    }
+
+    pub(crate) async fn reload_network(&self) -> Result<(), Error> {
+        self.call(Call::ReloadNetwork).await
     }
 
     pub(crate) async fn set_network(&self, policy: &RuleSet) -> Result<(), Error> {

@@ -9,7 +9,9 @@ use sandbox_base::{Error, ErrorKind};
 use sandbox_net::credentials::{Credential, Credentials};
 use sandbox_net::guest::capture;
 use sandbox_net::inspect::{Inspector, InspectorBuilder, trust};
-use sandbox_net::{Proxy, captured_ports, event::LogFile, policy::RuleSet, resolve::Resolver};
+use sandbox_net::{
+    EgressPolicy, Proxy, UpstreamProxy, captured_ports, event::LogFile, resolve::Resolver,
+};
 use sandbox_vm::Agent;
 use sandbox_vm::agent::{GuestStreams, NewFile};
 use sandbox_vm::channel::protocol::{Capture, Forward, Link};
@@ -71,14 +73,15 @@ pub(crate) struct Inspection {
 }
 
 impl Inspection {
-    /// Fetches the secrets, these values among them, and makes an authority; `None` if nothing is to be looked at.
+    /// Fetches the secrets, these values among them, and makes an authority; `None` if nothing is to be looked at, by
+    /// the policy neither.
     pub(crate) async fn begin(
         &self,
-        rules: &RuleSet,
+        judges_requests: bool,
         values: Vec<Credential>,
     ) -> Result<Option<Inspector>, Error> {
         let credentials: Vec<_> = self.credentials.iter().cloned().chain(values).collect();
-        if credentials.is_empty() && self.inspect.is_empty() && !rules.judges_requests() {
+        if credentials.is_empty() && self.inspect.is_empty() && !judges_requests {
             return Ok(None);
         }
         let mut credentials = Credentials::load(credentials).await.map_err(unusable)?;
@@ -153,16 +156,23 @@ pub(crate) async fn install_trust(agent: &Agent, inspector: &Inspector) -> Resul
 
 /// Makes the proxy of a sandbox and writes what it decides to a file, under the sandbox's name.
 pub(crate) fn proxy(
-    policy: &RuleSet,
-    (resolver, inspector): (Option<Arc<dyn Resolver>>, Option<&Inspector>),
+    policy: Arc<dyn EgressPolicy>,
+    (resolver, inspector, upstream): (
+        Option<Arc<dyn Resolver>>,
+        Option<&Inspector>,
+        Option<UpstreamProxy>,
+    ),
     (name, log): (&str, PathBuf),
 ) -> (Proxy, AbortHandle) {
-    let mut proxy = Proxy::builder(Arc::new(policy.clone())).label(name);
+    let mut proxy = Proxy::builder(policy).label(name);
     if let Some(resolver) = resolver {
         proxy = proxy.resolver(resolver);
     }
     if let Some(inspector) = inspector {
         proxy = proxy.inspector(inspector.clone());
+    }
+    if let Some(upstream) = upstream {
+        proxy = proxy.upstream_proxy(upstream);
     }
     let proxy = proxy.build();
     let log = LogFile::at(log, LOG_SIZE);

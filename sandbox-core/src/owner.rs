@@ -12,7 +12,11 @@ use std::time::Duration;
 use sandbox_base::{Dirs, Error, ErrorKind};
 use sandbox_net::credentials::{Credentials, Secret};
 use sandbox_net::inspect::{Inspector, trust};
-use sandbox_net::{Proxy, policy::RuleSet, resolve::Resolver};
+use sandbox_net::{
+    Proxy, UpstreamProxy,
+    policy::{Layers, RuleSet},
+    resolve::Resolver,
+};
 use sandbox_sync::Options;
 use sandbox_vm::channel::protocol::{self, Prepared, Root, Setup};
 use sandbox_vm::hypervisor::{Disk, HypervisorExt, MachineSpec};
@@ -23,6 +27,7 @@ use tokio::task::AbortHandle;
 
 use crate::description::{CaptureState, Description};
 use crate::history;
+use crate::layers::Loaded;
 use crate::lifecycle::{Lifetime, Move, State};
 use crate::network;
 use crate::progress::{Progress, Step};
@@ -49,6 +54,8 @@ pub(crate) struct Owner {
     pub(crate) proxy: Proxy,
     /// Who looks into TLS and holds the secrets; its authority lives as long as this value.
     inspector: Option<Inspector>,
+    /// The rules above the sandbox's own, as they were read last.
+    above: Mutex<Loaded>,
     /// Held while something is done to the sandbox; empty once it is removed.
     owned: tokio::sync::Mutex<Option<Owned>>,
     /// What the record said last, for those who do not want to wait.
@@ -82,6 +89,10 @@ pub(crate) struct Means {
     /// The host's own without.
     pub(crate) resolver: Option<Arc<dyn Resolver>>,
     pub(crate) inspector: Option<Inspector>,
+    /// The rules above the sandbox's own.
+    pub(crate) above: Loaded,
+    /// The proxy that this host goes through, if it does.
+    pub(crate) upstream: Option<UpstreamProxy>,
     pub(crate) progress: Progress,
 }
 
@@ -97,12 +108,14 @@ impl Owner {
             hypervisor,
             resolver,
             inspector,
+            above,
+            upstream,
             progress,
         } = means;
         let record = &owned.record;
         let log = (record.name.as_str(), owned.folder.join("events.jsonl"));
-        let policy = &record.spec.network;
-        let proxy = network::proxy(policy, (resolver, inspector.as_ref()), log);
+        let policy = above.policy(&record.spec.network);
+        let proxy = network::proxy(policy, (resolver, inspector.as_ref(), upstream), log);
         let (proxy, logging) = proxy;
         let seen = Mutex::new(Some(owned.record.clone()));
         Arc::new(Self {
@@ -111,6 +124,7 @@ impl Owner {
             progress,
             proxy,
             inspector,
+            above: Mutex::new(above),
             owned: tokio::sync::Mutex::new(Some(owned)),
             seen,
             running: watch::Sender::new(None),
@@ -174,6 +188,7 @@ impl Owner {
     }
 
     async fn boot(&self, owned: &Owned) -> Result<Running, Error> {
+        self.read_layers(owned).await?;
         let spec = &owned.record.spec;
         let image = ImageStore::new(&self.dirs.cache)
             .prepare(&spec.image.image(), self.progress.part(Step::Machine))
@@ -371,8 +386,33 @@ impl Owner {
         let policy = change(owned.record.spec.network.clone());
         owned.change(|record| record.spec.network = policy.clone())?;
         self.show(Some(&owned.record));
-        self.proxy.set_policy(Arc::new(policy.clone()));
+        self.proxy.set_policy(self.above().policy(&policy));
         Ok(policy)
+    }
+
+    /// Reads the rules above the sandbox's own again, and enforces them. What cannot be read changes nothing.
+    pub(crate) async fn reload_network(&self) -> Result<(), Error> {
+        let guard = self.owned.lock().await;
+        self.read_layers(guard.as_ref().ok_or_else(removed)?).await
+    }
+
+    async fn read_layers(&self, owned: &Owned) -> Result<(), Error> {
+        let above = owned.record.spec.above.clone();
+        let read = blocking(move || above.load()).await?;
+        let policy = read.policy(&owned.record.spec.network);
+        *self.above.lock().unwrap_or_else(PoisonError::into_inner) = read;
+        self.proxy.set_policy(policy);
+        Ok(())
+    }
+
+    fn above(&self) -> Loaded {
+        let above = self.above.lock();
+        above.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Returns all rules in force, with whose they are.
+    pub(crate) fn network_layers(&self) -> Result<Layers, Error> {
+        Ok(self.above().layers(&self.network()?))
     }
 
     /// Drops the value of a secret, until it is replaced or reloaded.

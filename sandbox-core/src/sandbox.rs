@@ -5,7 +5,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use sandbox_base::{Dirs, Error, ErrorKind};
-use sandbox_net::{credentials::Secret, event::Subscription, policy::RuleSet};
+use sandbox_net::{
+    credentials::Secret,
+    event::Subscription,
+    policy::{Layers, RuleSet},
+};
 use sandbox_vm::Agent;
 use sandbox_vm::agent::NewFile;
 
@@ -228,6 +232,45 @@ impl Sandbox {
             Link::Other(_) => match self.remote().await? {
                 (_, Some(remote)) => remote.network().await,
                 (record, None) => Ok(record.spec.network),
+            },
+        }
+    }
+
+    /// Returns all rules in force, with whose they are: those of the organization and of the user as they were read
+    /// last, and the sandbox's own. Where nothing runs, as they would be read now.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` when it has been removed; as [`PolicySource::load`](crate::PolicySource::load) where nothing runs.
+    pub async fn network_layers(&self) -> Result<Layers, Error> {
+        match &self.link {
+            Link::Own(owner) => owner.network_layers(),
+            Link::Other(_) => match self.remote().await? {
+                (_, Some(remote)) => remote.network_layers().await,
+                (record, None) => {
+                    let spec = record.spec;
+                    blocking(move || Ok(spec.above.load()?.layers(&spec.network))).await
+                }
+            },
+        }
+    }
+
+    /// Reads the rules of the organization and of the user again, which hold from then on as those of
+    /// [`Sandbox::set_network`] do. Where nothing runs, they are read to tell what is wrong with them.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` when it has been removed; as [`PolicySource::load`](crate::PolicySource::load), with what is in force
+    /// left as it is.
+    pub async fn reload_network(&self) -> Result<(), Error> {
+        match &self.link {
+            Link::Own(owner) => owner.reload_network().await,
+            Link::Other(_) => match self.remote().await? {
+                (_, Some(remote)) => remote.reload_network().await,
+                (record, None) => {
+                    let above = record.spec.above;
+                    blocking(move || above.load().map(drop)).await
+                }
             },
         }
     }

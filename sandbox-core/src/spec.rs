@@ -10,7 +10,9 @@ use sandbox_net::policy::RuleSet;
 use sandbox_vm::image::Image;
 use serde::{Deserialize, Serialize};
 
+use crate::layers::Above;
 use crate::network::Inspection;
+use crate::upstream::UpstreamProxy;
 
 /// What a sandbox may use, at most.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -194,7 +196,11 @@ pub(crate) struct Spec {
     pub(crate) workspaces: Vec<Workspace>,
     pub(crate) network: RuleSet,
     #[serde(default)]
+    pub(crate) above: Above,
+    #[serde(default)]
     pub(crate) inspection: Inspection,
+    #[serde(default)]
+    pub(crate) upstream: Option<UpstreamProxy>,
     pub(crate) limits: Limits,
     pub(crate) env: Vec<(String, String)>,
     pub(crate) user: Option<String>,

@@ -11,12 +11,14 @@ use std::process::Stdio;
 use std::sync::Arc;
 
 use sandbox_base::{Dirs, Error, ErrorKind};
+use sandbox_net::{UpstreamProxy, inspect::Inspector};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::sync::mpsc;
 
 use crate::control::{self, Answers};
 use crate::host::default_hypervisor;
+use crate::layers::Loaded;
 use crate::lifecycle::Lifetime;
 use crate::owner::{Means, Owner};
 use crate::progress::{Progress, Step};
@@ -192,6 +194,19 @@ async fn say(word: &Word) -> io::Result<()> {
     stdout.flush().await
 }
 
+/// Fetches what the settings only refer to.
+async fn means(spec: &Spec) -> Result<(Loaded, Option<Inspector>, Option<UpstreamProxy>), Error> {
+    let above = spec.above.clone();
+    let above = blocking(move || above.load()).await?;
+    let upstream = match spec.upstream.clone() {
+        Some(upstream) => blocking(move || upstream.load()).await?,
+        None => None,
+    };
+    let judges_requests = above.judges_requests(&spec.network);
+    let inspector = spec.inspection.begin(judges_requests, Vec::new()).await?;
+    Ok((above, inspector, upstream))
+}
+
 async fn end_of(stdin: &mut (impl AsyncRead + Unpin)) {
     let mut byte = [0];
     while let Ok(1..) = stdin.read(&mut byte).await {}
@@ -209,8 +224,8 @@ async fn start(job: &Job, progress: Progress) -> Result<(Arc<Owner>, Answers), E
     })
     .await?;
     let spec = &owned.record.spec;
-    let inspector = match spec.inspection.begin(&spec.network, Vec::new()).await {
-        Ok(inspector) => inspector,
+    let (above, inspector, upstream) = match means(spec).await {
+        Ok(means) => means,
         Err(error) if created => {
             blocking(move || owned.remove()).await?;
             return Err(error);
@@ -221,6 +236,8 @@ async fn start(job: &Job, progress: Progress) -> Result<(Arc<Owner>, Answers), E
         hypervisor,
         resolver: None,
         inspector,
+        above,
+        upstream,
         progress,
     };
     let owner = Owner::new(owned, job.dirs.clone(), means);

@@ -4,8 +4,8 @@ use crate::{
     Error,
     approval::{Approvals, Question},
     policy::{
-        Candidate, Carriage, Denial, EgressPolicy, Facts, Hello, Host, Need, Reason, RequestLine,
-        Target, Verdict,
+        Allowed, Candidate, Carriage, Denial, EgressPolicy, Facts, Floor, Hello, Host, HostName,
+        Need, Reason, RequestLine, Target, Verdict,
     },
     proxy::Lookups,
     resolve::{self, Resolver},
@@ -36,6 +36,8 @@ pub(crate) struct Decision {
     /// Never `Need::Addresses`.
     pub(crate) verdict: Verdict,
     pub(crate) candidates: Vec<Candidate>,
+    /// The name, if an upstream proxy is to look it up.
+    pub(crate) name: Option<Allowed<HostName>>,
     /// Whether somebody approved the target.
     pub(crate) approved: bool,
 }
@@ -49,6 +51,8 @@ pub(crate) struct Road<'a> {
     pub(crate) approvals: Option<&'a Approvals>,
     /// Who says when a name may be looked up; at once where nobody is.
     pub(crate) lookups: Option<&'a Lookups>,
+    /// Whether an upstream proxy is sent the name, and looks it up for itself.
+    pub(crate) sends_name: bool,
 }
 
 impl Road<'_> {
@@ -59,6 +63,7 @@ impl Road<'_> {
         let mut decision = Decision {
             verdict: self.policy.judge(&facts),
             candidates: Vec::new(),
+            name: None,
             approved: false,
         };
         if let Verdict::Deny(denial) = &decision.verdict
@@ -92,18 +97,29 @@ impl Road<'_> {
             decision.verdict = Verdict::Deny(busy());
             return decision;
         }
+        if self.sends_name
+            && let Host::Name(name) = &ask.target.host
+        {
+            decision.name = Floor::new().admit_name(name);
+            if decision.name.is_none() {
+                decision.verdict = Verdict::Deny(internal());
+                return decision;
+            }
+        }
         match resolve::candidates(self.resolver, ask.target).await {
             Ok(candidates) => decision.candidates = candidates,
+            // The upstream proxy may know more.
+            Err(_) if decision.name.is_some() => {}
             Err(error) => {
                 decision.verdict = Verdict::Deny(unresolved(ask.target, &error));
                 return decision;
             }
         }
-        let facts = facts.with_candidates(&decision.candidates);
-        decision.verdict = match self.policy.judge(&facts) {
-            Verdict::Need(Need::Addresses) => Verdict::Deny(undecided()),
-            verdict => verdict,
-        };
+        decision.verdict = judge_all(
+            self.policy,
+            facts,
+            (&decision.candidates, decision.name.is_some()),
+        );
         decision
     }
 
@@ -123,12 +139,39 @@ impl Road<'_> {
     }
 }
 
+/// Judges with all addresses known. Where the name is sent and looked up once more, by others, each address has to be
+/// allowed by itself, since any may be taken, and without one the name alone decides.
+pub(crate) fn judge_all<'a>(
+    policy: &dyn EgressPolicy,
+    facts: Facts<'a>,
+    (candidates, sends_name): (&'a [Candidate], bool),
+) -> Verdict {
+    let facts = match candidates {
+        [] if sends_name => facts.by_name_alone(),
+        _ => facts.with_candidates(candidates),
+    };
+    if sends_name {
+        for candidate in candidates.chunks(1) {
+            if let denied @ Verdict::Deny(_) =
+                policy.judge(&facts.clone().with_candidates(candidate))
+            {
+                return denied;
+            }
+        }
+    }
+    match policy.judge(&facts) {
+        Verdict::Need(Need::Addresses) => Verdict::Deny(undecided()),
+        verdict => verdict,
+    }
+}
+
 /// Tells what the proxy would decide, without connecting and without asking anybody.
 ///
 /// The text is a URL, `host:port` or `host` (port 443); before a URL a method may stand, as in
 /// `POST http://example.com/x`, else it is GET. The name is looked up if the policy allows the name. For a tunnel
 /// the client is taken to be honest: its TLS handshake names the target. Where a rule judges requests, that of an
-/// `https` URL is judged as a proxy does that opens TLS to see it.
+/// `https` URL is judged as a proxy does that opens TLS to see it. An [upstream proxy](crate::upstream) is taken to be
+/// asked for addresses.
 ///
 /// # Errors
 ///
@@ -144,6 +187,7 @@ pub async fn check(
         resolver,
         approvals: None,
         lookups: None,
+        sends_name: false,
     };
     let ask = Ask {
         target: &target,
@@ -219,6 +263,14 @@ pub(crate) fn uninspected() -> Denial {
         "a rule judges each request to this host, and nobody opens its TLS to see them",
     )
     .with_remedy("allow the host without methods and paths")
+}
+
+fn internal() -> Denial {
+    Denial::new(
+        Reason::InternalName,
+        "names below no public suffix are not sent to the upstream proxy",
+    )
+    .with_remedy("except the name from the upstream proxy, so that it is reached directly")
 }
 
 fn busy() -> Denial {

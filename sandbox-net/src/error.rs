@@ -25,7 +25,6 @@ impl Error {
         self.kind
     }
 
-    #[cfg(feature = "inspect")]
     pub(crate) fn new(
         kind: ErrorKind,
         operation: impl Into<Cow<'static, str>>,

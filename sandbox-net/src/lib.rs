@@ -21,6 +21,7 @@
 //! | [`approval`] | asking somebody about what no rule allows |
 //! | [`registries`] | where this host's package managers get their packages from |
 //! | [`resolve`] | names to addresses, once per connection |
+//! | [`upstream`] | the proxy that this host itself goes through, if it has to |
 //! | [`Proxy`] | HTTP requests and CONNECT tunnels from any stream; asks the policy, never decides |
 //! | [`event`] | everything decided, as a stream and as JSON lines |
 //! | [`check`] | what the proxy would decide, without connecting |
@@ -79,6 +80,8 @@ mod decide;
 mod error;
 #[cfg(feature = "proxy")]
 pub mod event;
+#[cfg(feature = "proxy")]
+mod fault;
 pub mod guest;
 #[cfg(feature = "inspect")]
 pub mod inspect;
@@ -90,6 +93,8 @@ mod proxy;
 pub mod registries;
 #[cfg(feature = "proxy")]
 pub mod resolve;
+#[cfg(feature = "proxy")]
+pub mod upstream;
 mod wire;
 
 #[cfg(feature = "proxy")]
@@ -100,6 +105,8 @@ pub use error::Error;
 pub use policy::EgressPolicy;
 #[cfg(feature = "proxy")]
 pub use proxy::{Limits, Proxy, ProxyBuilder, captured_ports};
+#[cfg(feature = "proxy")]
+pub use upstream::UpstreamProxy;
 
 #[cfg(test)]
 mod testing_cases {

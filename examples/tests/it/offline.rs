@@ -189,3 +189,60 @@ fn a_log_filter_that_is_none_is_no_failure() {
     let output = command.env("SANDBOX_LOG", "=,=").output().unwrap();
     assert!(output.status.success(), "{output:?}");
 }
+
+#[test]
+fn e48_the_users_own_rules_stand_above_those_of_the_arguments() {
+    let place = Place::new();
+    let check = |arguments: &[&str]| place.run(&[&["network", "check"], arguments].concat());
+    let folder = place.path("home/.config/sandbox");
+    std::fs::create_dir_all(&folder).unwrap();
+    let file = folder.join("policy.toml");
+    std::fs::write(&file, "block = ['1.1.1.1']\nallow = ['8.8.8.8']\n").unwrap();
+    let open = ["--policy", "allow", "--allow-host", "1.1.1.1", "1.1.1.1"];
+    let blocked = check(&open).exited(1);
+    let told = blocked.stdout();
+    assert!(told.contains("user: block 1.1.1.1"), "{told}");
+    let allowed = check(&["8.8.8.8"]).exited(0).stdout();
+    assert!(allowed.contains("rule: user: allow 8.8.8.8"), "{allowed}");
+    std::fs::write(&file, "block = ['1.1.1.1']\nallow = ['*']\n").unwrap();
+    let wrong = check(&open).failed("line 2").stderr();
+    assert!(
+        wrong.contains("home/.config/sandbox/policy.toml"),
+        "{wrong}"
+    );
+    std::fs::remove_file(&file).unwrap();
+    check(&open).exited(0);
+}
+
+#[test]
+fn e34_the_hosts_proxy_is_told_and_its_login_is_not() {
+    let place = Place::new();
+    let doctor = |value: &str| {
+        let mut command = place.tool(&["doctor", "--json"]);
+        let output = command.env("https_proxy", value).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let told = doctor("http://me:s3cret@proxy.test:3128");
+    assert!(told.contains("http://proxy.test:3128"), "{told}");
+    assert!(!told.contains("s3cret"), "{told}");
+    let told = doctor("gopher://me:s3cret@proxy.test");
+    assert!(
+        told.contains("https_proxy") && !told.contains("s3cret"),
+        "{told}"
+    );
+    for (proxy, reason) in [
+        ("http://me:s3cret@proxy.test", "file:PATH"),
+        ("gopher://me:s3cret@proxy.test", "scheme"),
+    ] {
+        let arguments = [
+            "create",
+            "--no-workspace",
+            "--upstream-proxy",
+            proxy,
+            "shell",
+        ];
+        let failed = place.run(&arguments).failed(reason);
+        assert!(!failed.stderr().contains("s3cret"), "{failed:?}");
+    }
+    place.assert_clean();
+}

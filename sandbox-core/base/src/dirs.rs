@@ -16,25 +16,29 @@ pub struct Dirs {
     pub state: PathBuf,
     /// What can be made again: images, kernels, templates, the helper binary.
     pub cache: PathBuf,
+    /// What the user writes: rules for all sandboxes.
+    pub config: PathBuf,
     /// What lives as long as its process: sockets. Kept short, because a socket's path has 108 bytes.
     pub runtime: PathBuf,
 }
 
 impl Dirs {
-    /// Puts all three beneath one folder. For tests, and for embedders who keep their own place.
+    /// Puts all of them beneath one folder. For tests, and for embedders who keep their own place.
     pub fn beneath(root: impl AsRef<Path>) -> Self {
         let root = root.as_ref();
         Self {
             state: root.join("state"),
             cache: root.join("cache"),
+            config: root.join("config"),
             runtime: root.join("run"),
         }
     }
 
     /// Takes the places that the XDG base directory specification names, asking `variable` for the
-    /// environment: `$XDG_STATE_HOME/sandbox`, `$XDG_CACHE_HOME/sandbox`, `$XDG_RUNTIME_DIR/sandbox`,
-    /// or their stated defaults beneath `$HOME`. Without a runtime folder, sockets live with the state.
-    /// Relative values are ignored, as the specification asks. Answers `None` without `$HOME`.
+    /// environment: `$XDG_STATE_HOME/sandbox`, `$XDG_CACHE_HOME/sandbox`, `$XDG_CONFIG_HOME/sandbox`,
+    /// `$XDG_RUNTIME_DIR/sandbox`, or their stated defaults beneath `$HOME`. Without a runtime folder, sockets
+    /// live with the state. Relative values are ignored, as the specification asks. Answers `None` without
+    /// `$HOME`.
     pub fn from_environment(variable: impl Fn(&str) -> Option<OsString>) -> Option<Self> {
         let absolute = |name: &str| {
             variable(name)
@@ -49,11 +53,13 @@ impl Dirs {
         };
         let state = or_home("XDG_STATE_HOME", ".local/state")?;
         let cache = or_home("XDG_CACHE_HOME", ".cache")?;
+        let config = or_home("XDG_CONFIG_HOME", ".config")?;
         let runtime =
             absolute("XDG_RUNTIME_DIR").map_or_else(|| state.join("run"), |p| p.join("sandbox"));
         Some(Self {
             state,
             cache,
+            config,
             runtime,
         })
     }
@@ -69,6 +75,13 @@ impl Dirs {
     #[must_use]
     pub fn with_cache(mut self, path: impl Into<PathBuf>) -> Self {
         self.cache = path.into();
+        self
+    }
+
+    /// Replaces the folder of what the user writes.
+    #[must_use]
+    pub fn with_config(mut self, path: impl Into<PathBuf>) -> Self {
+        self.config = path.into();
         self
     }
 
@@ -99,6 +112,7 @@ mod tests {
         let dirs = from(&[("HOME", "/home/me"), ("XDG_CACHE_HOME", "/fast")]).unwrap();
         assert_eq!(dirs.cache, Path::new("/fast/sandbox"));
         assert_eq!(dirs.state, Path::new("/home/me/.local/state/sandbox"));
+        assert_eq!(dirs.config, Path::new("/home/me/.config/sandbox"));
         assert_eq!(dirs.runtime, dirs.state.join("run"));
     }
 

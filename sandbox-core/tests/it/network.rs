@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::net::TcpListener;
 
-use sandbox_core::{NetworkPolicy, Sandbox};
+use sandbox_core::{ErrorKind, NetworkPolicy, PolicySource, Sandbox, UpstreamProxy};
 
 use crate::place::{Place, promptly};
 
@@ -91,4 +91,112 @@ fn serve() -> u16 {
         }
     });
     port
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn e34_a_detached_sandbox_goes_through_the_hosts_proxy_and_no_login_is_written_down() {
+    let place = Place::new();
+    let (address, asked) = company();
+    let file = place.folder.path().join("proxy-url");
+    std::fs::write(&file, format!("http://me:s3cret@{address}\n")).unwrap();
+    let with_login = UpstreamProxy::at(&format!("http://me:s3cret@{address}")).unwrap();
+    let builder = place.microvm().upstream_proxy(with_login).detached();
+    let unwritable = builder.create().await.unwrap_err();
+    assert_eq!(unwritable.kind(), ErrorKind::Unsupported, "{unwritable}");
+
+    let sandbox = place
+        .microvm()
+        .network(NetworkPolicy::deny().allow("8.8.8.8").unwrap())
+        .upstream_proxy(UpstreamProxy::from_file(&file))
+        .detached()
+        .create()
+        .await
+        .unwrap();
+    let mut command = sandbox.command("curl");
+    command.args(["-sS", "http://8.8.8.8/"]);
+    let output = command.output().await.unwrap();
+    assert_eq!(output.stdout, b"from the company's proxy", "{output:?}");
+    let asked = asked.recv().unwrap();
+    assert!(asked.starts_with("CONNECT 8.8.8.8:80 "), "{asked}");
+    assert!(asked.contains("Basic bWU6czNjcmV0"), "{asked}");
+
+    let lines = place.processes();
+    assert!(!lines.is_empty() && lines.iter().all(|(_, line)| !line.contains("s3cret")));
+    std::fs::remove_file(&file).unwrap();
+    let grep = std::process::Command::new("grep")
+        .args(["-r", "-a", "-l", "-e", "s3cret", "-e", "bWU6czNjcmV0"])
+        .arg(&place.dirs.state)
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8_lossy(&grep.stdout), "");
+    sandbox.remove().await.unwrap();
+}
+
+/// A proxy that opens any tunnel and answers for whoever is meant to be at its end.
+fn company() -> (std::net::SocketAddr, std::sync::mpsc::Receiver<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let (heard, asked) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut request = [0; 4096];
+            let count = stream.read(&mut request).unwrap_or(0);
+            drop(heard.send(String::from_utf8_lossy(&request[..count]).into_owned()));
+            drop(write!(stream, "HTTP/1.1 200 OK\r\n\r\n"));
+            drop(stream.read(&mut request));
+            let body = "from the company's proxy";
+            let head = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length";
+            drop(write!(stream, "{head}: {}\r\n\r\n{body}", body.len()));
+        }
+    });
+    (address, asked)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn e48_what_an_organization_blocks_no_sandbox_allows() {
+    let place = Place::new();
+    let port = serve();
+    let rule = format!("127.0.0.1/32:{port}");
+    let file = place.folder.path().join("policy.toml");
+    let blocked = format!("block = ['{rule}']\n");
+    std::fs::write(&file, &blocked).unwrap();
+    let sandbox = place
+        .microvm()
+        .network(NetworkPolicy::deny().allow(&rule).unwrap())
+        .organization_policy(PolicySource::file(&file))
+        .user_policy(NetworkPolicy::deny().allow("a.test:7777").unwrap())
+        .create()
+        .await
+        .unwrap();
+    let mut events = sandbox.network_events().unwrap();
+    let denied = get(&sandbox, port).await;
+    assert!(denied.starts_with("403 {"), "{denied}");
+    let event = promptly(events.next()).await.unwrap();
+    let whose = event.rule.unwrap();
+    assert!(whose.starts_with("organization: block"), "{whose}");
+    let more = NetworkPolicy::deny().allow(&rule).unwrap();
+    sandbox.extend_network(more.clone()).await.unwrap();
+    sandbox.set_network(more).await.unwrap();
+    assert!(get(&sandbox, port).await.starts_with("403 {"));
+
+    // What cannot be read changes nothing, and says where.
+    std::fs::write(&file, "allow = []\nblock = [7]\n").unwrap();
+    let error = sandbox.reload_network().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid);
+    assert!(error.operation().contains("policy.toml"), "{error}");
+    assert!(error.detail().unwrap().contains("line 2"), "{error:?}");
+    assert!(get(&sandbox, port).await.starts_with("403 {"));
+
+    std::fs::remove_file(&file).unwrap();
+    sandbox.reload_network().await.unwrap();
+    assert_eq!(get(&sandbox, port).await, "200 from the host");
+    std::fs::write(&file, &blocked).unwrap();
+    let other = Sandbox::connect_in(place.dirs.clone(), sandbox.name()).await;
+    let other = other.unwrap();
+    other.reload_network().await.unwrap();
+    assert!(get(&sandbox, port).await.starts_with("403 {"));
+    let layers = other.network_layers().await.unwrap();
+    assert_eq!(layers.iter().count(), 3);
+    sandbox.remove().await.unwrap();
 }

@@ -71,6 +71,7 @@ async fn decide(policy: &dyn EgressPolicy, approvals: &Approvals, text: &str) ->
         resolver: &resolver,
         approvals: Some(approvals),
         lookups: None,
+        sends_name: false,
     };
     let ask = Ask {
         target: &target,

@@ -77,7 +77,7 @@ pub struct Event {
     /// The port.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
-    /// The address that was dialled.
+    /// The address that was dialled, or that an upstream proxy was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub address: Option<SocketAddr>,
     /// The request's method.
@@ -156,8 +156,8 @@ impl Event {
         self
     }
 
-    pub(crate) fn with_address(mut self, address: SocketAddr) -> Self {
-        self.address = Some(address);
+    pub(crate) fn with_address(mut self, address: impl Into<Option<SocketAddr>>) -> Self {
+        self.address = address.into();
         self
     }
 

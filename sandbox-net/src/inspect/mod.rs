@@ -29,12 +29,12 @@ use sandbox_base::ByteStream;
 use tokio_rustls::client::TlsStream;
 
 pub use authority::Authority;
-pub(crate) use upstream::Fault;
-use upstream::{Roots, Upstream};
+pub(crate) use upstream::{Roots, Upstream, server_name};
 
 use crate::{
     Error,
     credentials::Credentials,
+    fault::Fault,
     policy::{Carriage, EgressPolicy, Facts, Pattern, Reason, RuleSet, Target},
 };
 

@@ -4,7 +4,7 @@
 //! system: it gives the same verdict everywhere, never waits for the network, and is what the tests test. What it
 //! leaves out is revocation lists, as most clients do.
 
-use std::{borrow::Cow, fmt, sync::Arc};
+use std::sync::Arc;
 
 use rustls::{
     CertificateError, ClientConfig, RootCertStore,
@@ -19,6 +19,7 @@ use sandbox_base::ByteStream;
 use super::Protocol;
 use crate::{
     Error,
+    fault::Fault,
     policy::{Host, Target},
 };
 
@@ -27,14 +28,14 @@ const SESSIONS: usize = 256;
 
 /// Who vouches for origins.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Roots {
+pub(crate) struct Roots {
     pub(super) extra: Vec<CertificateDer<'static>>,
     pub(super) without_system: bool,
 }
 
 impl Roots {
     /// Adds the certificates of a PEM text.
-    pub(super) fn add_pem(&mut self, pem: &[u8]) -> Result<(), Error> {
+    pub(crate) fn add_pem(&mut self, pem: &[u8]) -> Result<(), Error> {
         let wrong = |what: String| Error::invalid("add root certificates", what);
         let before = self.extra.len();
         for certificate in CertificateDer::pem_slice_iter(pem) {
@@ -68,44 +69,13 @@ impl Roots {
 
 /// Makes TLS connections to origins.
 #[derive(Debug)]
-pub(super) struct Upstream {
+pub(crate) struct Upstream {
     roots: Roots,
     config: OnceCell<ClientConfig>,
 }
 
-/// Why an origin cannot be spoken to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Fault {
-    pub(crate) reason: &'static str,
-    pub(crate) text: Cow<'static, str>,
-}
-
-impl Fault {
-    pub(crate) fn new(reason: &'static str, text: impl Into<Cow<'static, str>>) -> Self {
-        Self {
-            reason,
-            text: text.into(),
-        }
-    }
-}
-
-impl Fault {
-    /// Returns the fault that an error carries.
-    pub(crate) fn within(error: &std::io::Error) -> Option<&Self> {
-        error.get_ref()?.downcast_ref()
-    }
-}
-
-impl std::error::Error for Fault {}
-
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
-    }
-}
-
 impl Upstream {
-    pub(super) fn new(roots: Roots) -> Self {
+    pub(crate) fn new(roots: Roots) -> Self {
         Self {
             roots,
             config: OnceCell::new(),
@@ -119,16 +89,25 @@ impl Upstream {
         offer: &[Protocol],
         stream: S,
     ) -> Result<(TlsStream<S>, Option<Protocol>), Fault> {
+        let name = match &target.host {
+            Host::Name(name) => server_name(name.as_str())?,
+            Host::Address(address) => ServerName::IpAddress(address.to_canonical().into()),
+        };
+        self.shake_hands(name, offer, stream).await
+    }
+
+    /// Shakes hands with whoever is to have a certificate for this name.
+    pub(crate) async fn shake_hands<S: ByteStream>(
+        &self,
+        name: ServerName<'static>,
+        offer: &[Protocol],
+        stream: S,
+    ) -> Result<(TlsStream<S>, Option<Protocol>), Fault> {
         let mut config = self.config().await?.clone();
         config.alpn_protocols = offer
             .iter()
             .map(|protocol| protocol.name().to_vec())
             .collect();
-        let name = match &target.host {
-            Host::Name(name) => ServerName::try_from(name.as_str().to_owned())
-                .map_err(|_| Fault::new("tls", "this name cannot stand in a certificate"))?,
-            Host::Address(address) => ServerName::IpAddress(address.to_canonical().into()),
-        };
         let connector = TlsConnector::from(Arc::new(config));
         let stream = connector
             .connect(name, stream)
@@ -161,6 +140,12 @@ impl Upstream {
         };
         self.config.get_or_try_init(make).await
     }
+}
+
+/// Reads a name, or an address, that a certificate may be for.
+pub(crate) fn server_name(name: &str) -> Result<ServerName<'static>, Fault> {
+    ServerName::try_from(name.to_owned())
+        .map_err(|_| Fault::new("tls", "this name cannot stand in a certificate"))
 }
 
 /// Says what went wrong in words of our own: certificates are the origin's to write.

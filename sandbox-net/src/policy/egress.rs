@@ -1,6 +1,6 @@
 //! The seam: what an egress policy is.
 
-use std::fmt::Debug;
+use std::{collections::BTreeSet, fmt::Debug};
 
 use crate::policy::{Facts, RuleSet, Verdict};
 
@@ -30,4 +30,10 @@ pub trait EgressPolicy: Debug + Send + Sync + 'static {
     ///
     /// A supervisor in another process can enforce only a policy that can be written down.
     fn rules(&self) -> Option<&RuleSet>;
+
+    /// Returns the ports that its allow rules name, so that connections to them can be captured inside; without an
+    /// answer of its own, those of [`rules`](Self::rules).
+    fn named_ports(&self) -> BTreeSet<u16> {
+        self.rules().map(RuleSet::named_ports).unwrap_or_default()
+    }
 }

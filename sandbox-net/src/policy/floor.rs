@@ -14,7 +14,8 @@
 //! `169.254.169.254/32:80` opens it.
 //!
 //! [`Floor::admit`] is the only maker of [`Allowed`], and the dialer takes nothing else: an address that was
-//! not judged cannot be dialled, by type.
+//! not judged cannot be dialled, by type. Where an upstream proxy looks names up itself, [`Floor::admit_name`] makes
+//! the key instead, for names that the whole world knows.
 //!
 //! [IANA IPv4]: https://www.iana.org/assignments/iana-ipv4-special-registry
 //! [IPv6 special-purpose address registries]: https://www.iana.org/assignments/iana-ipv6-special-registry
@@ -27,7 +28,9 @@ use std::{
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::Serialize;
 
-/// An address that the floor let through, and the only key to the dialer.
+use crate::policy::HostName;
+
+/// An address that the floor let through, or a name for an upstream proxy, and the only key to the dialer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Allowed<T>(T);
 
@@ -35,6 +38,13 @@ impl Allowed<SocketAddr> {
     /// Returns the address to dial.
     pub fn address(self) -> SocketAddr {
         self.0
+    }
+}
+
+impl Allowed<HostName> {
+    /// Returns the name to ask an upstream proxy for.
+    pub(crate) fn name(&self) -> &HostName {
+        &self.0
     }
 }
 
@@ -110,6 +120,16 @@ impl Floor {
             Some(block) if block.openable && self.opens(&block, address, port) => allowed,
             Some(block) => Err(block.class),
         }
+    }
+
+    /// Admits a name for an upstream proxy that looks it up itself: one below a public suffix that is registered with
+    /// IANA. All others (`wiki`, `db.corp`, `x.internal`, `printer.local`, `1.0.0.10.in-addr.arpa`) mean what somebody's
+    /// own network says, and that may be anything. `None` for them.
+    pub fn admit_name(&self, name: &HostName) -> Option<Allowed<HostName>> {
+        let suffix = psl::suffix(name.as_str().as_bytes())?;
+        let suffix_is_arpa = suffix.as_bytes().rsplit(|byte| *byte == b'.').next() == Some(b"arpa");
+        let is_public = suffix.is_known() && !suffix_is_arpa && suffix != name.as_str();
+        (is_public && !name.is_localhost()).then(|| Allowed(name.clone()))
     }
 
     fn opens(&self, block: &Block, address: IpAddr, port: u16) -> bool {
@@ -531,6 +551,28 @@ mod tests {
             Err(Class::Metadata)
         );
         assert!(admit(&opening("169.254.169.254/32", 80), "169.254.169.254", 80).is_ok());
+    }
+
+    #[test]
+    fn e34_a_name_that_only_some_network_knows_is_not_admitted() {
+        let admit = |text: &str| Floor::new().admit_name(&text.parse().unwrap());
+        for name in ["example.com", "a.b.example.co.uk", "me.github.io"] {
+            assert_eq!(admit(name).unwrap().name().as_str(), name);
+        }
+        for name in [
+            "wiki",
+            "db.corp",
+            "metadata.google.internal",
+            "printer.local",
+            "router.home.arpa",
+            "1.0.0.10.in-addr.arpa",
+            "x.localhost",
+            "router.lan",
+            "com",
+            "www.test",
+        ] {
+            assert!(admit(name).is_none(), "{name}");
+        }
     }
 
     #[test]

@@ -67,10 +67,11 @@ impl<'a, I: Iterator<Item = Tier<'a>> + Clone> Judge<'_, '_, 'a, I> {
         if let (true, Some(request)) = (grant.by_request, self.facts.request) {
             grant.rule = self.judge_request(&grant, request)?;
         }
-        let Some(candidates) = self.facts.candidates else {
-            return Ok(Verdict::Need(Need::Addresses));
+        let addresses = match self.facts.candidates {
+            _ if self.facts.by_name => Vec::new(),
+            Some(candidates) => self.judge_addresses(candidates)?,
+            None => return Ok(Verdict::Need(Need::Addresses)),
         };
-        let addresses = self.judge_addresses(candidates)?;
         match self.facts.hello {
             None if needs_hello => return Ok(Verdict::Need(Need::Hello { addresses })),
             Some(hello) if needs_hello => judge_hello(self.facts.target, hello)?,

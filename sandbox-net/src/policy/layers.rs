@@ -17,7 +17,7 @@
 //! So a layer that is added below others can narrow what those leave open, and fill what they leave unsaid, but
 //! never lift a block, widen a limit or pass the floor.
 
-use std::{fmt, sync::Arc};
+use std::{collections::BTreeSet, fmt, sync::Arc};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -136,6 +136,12 @@ impl EgressPolicy for Layers {
     /// `None`: it is more than one set of rules; [`Layers`] itself can be written down.
     fn rules(&self) -> Option<&RuleSet> {
         None
+    }
+
+    /// Those of every layer: allows add up.
+    fn named_ports(&self) -> BTreeSet<u16> {
+        let rules = self.iter().map(|(_, rules)| rules);
+        rules.flat_map(RuleSet::named_ports).collect()
     }
 }
 

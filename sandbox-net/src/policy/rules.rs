@@ -13,7 +13,7 @@
 //! Matching costs a few hash lookups, one per label of the name or per prefix length in use, however many rules
 //! there are.
 
-use std::fmt;
+use std::{collections::BTreeSet, fmt};
 
 use serde::{Deserialize, Serialize};
 
@@ -226,6 +226,12 @@ impl RuleSet {
     /// Lists what the limit names, in the order it was added; `None` if there is no limit.
     pub fn limits(&self) -> Option<&[Clause]> {
         self.limit.as_deref()
+    }
+
+    /// Returns the ports that the allow rules name.
+    pub fn named_ports(&self) -> BTreeSet<u16> {
+        let ports = self.allow.iter().filter_map(|rule| rule.pattern().port());
+        ports.collect()
     }
 
     /// Tells whether any rule names methods or paths: over TLS, its host can be reached only where TLS is opened.

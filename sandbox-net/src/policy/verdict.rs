@@ -54,6 +54,8 @@ pub struct Facts<'a> {
     pub carriage: Carriage,
     /// What the target resolved to, once known.
     pub candidates: Option<&'a [Candidate]>,
+    /// Whether an upstream proxy is to look the name up, and this host cannot: there will be no addresses to judge.
+    pub by_name: bool,
     /// What the client's first bytes said, once known.
     pub hello: Option<&'a Hello>,
     /// The one request that is judged, once known.
@@ -69,6 +71,7 @@ impl<'a> Facts<'a> {
             target,
             carriage,
             candidates: None,
+            by_name: false,
             hello: None,
             request: None,
             approved: false,
@@ -79,6 +82,14 @@ impl<'a> Facts<'a> {
     #[must_use]
     pub fn with_candidates(mut self, candidates: &'a [Candidate]) -> Self {
         self.candidates = Some(candidates);
+        self
+    }
+
+    /// Adds that the name alone decides. A policy that does not know of this goes on asking for addresses, and is
+    /// taken to deny.
+    #[must_use]
+    pub fn by_name_alone(mut self) -> Self {
+        self.by_name = true;
         self
     }
 
@@ -156,7 +167,7 @@ pub enum Need {
 pub struct Allow {
     /// The rule that decided; `None` if the mode did.
     pub rule: Option<Rule>,
-    /// The addresses that may be dialled, in the resolver's order, never empty.
+    /// The addresses that may be dialled, in the resolver's order; empty only where the name alone decided.
     pub addresses: Vec<Allowed<SocketAddr>>,
     /// Whether it holds for this one request only. Whoever forwards it removes
     /// [`OVERRIDES`](crate::policy::OVERRIDES), and asks again for the next request.
@@ -282,6 +293,10 @@ pub enum Reason {
     Localhost,
     /// The name has no address, or none could be learned in time.
     Unresolved,
+    /// The host is the proxy that this host itself goes through.
+    UpstreamProxy,
+    /// An upstream proxy would look the name up, and only some network's own name server knows it.
+    InternalName,
     /// More is asked for than the limits allow.
     Busy,
     /// The name in the TLS handshake is another one than the tunnel was asked for.
@@ -311,6 +326,8 @@ impl Reason {
             Self::Address(_) => "address-refused",
             Self::Localhost => "localhost",
             Self::Unresolved => "unresolved",
+            Self::UpstreamProxy => "upstream-proxy",
+            Self::InternalName => "internal-name",
             Self::Busy => "busy",
             Self::TlsName => "tls-name-mismatch",
             Self::NotTls => "not-tls",

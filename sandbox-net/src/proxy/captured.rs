@@ -13,7 +13,6 @@
 //! denied never leaves this machine, nor does one that is only asked for.
 
 use std::{
-    collections::BTreeSet,
     io,
     sync::{Arc, PoisonError, atomic::Ordering::Relaxed},
     time::Instant,
@@ -41,15 +40,13 @@ const MAX_PORTS: usize = 64;
 /// Answers that may wait for the guest to take them; it is not read from meanwhile.
 const QUEUE: usize = 64;
 
-/// Lists the ports on which connections inside are captured: 80, 443, and those that allow rules name, the lowest
-/// 64 of them. A policy that cannot be written down has the first two.
+/// Lists the ports on which connections inside are captured: 80, 443, and those that allow rules name, of every
+/// layer, 64 at most. A policy that tells neither its rules nor its ports has the first two.
 pub fn captured_ports(policy: &dyn EgressPolicy) -> Vec<u16> {
-    let rules = policy.rules().map_or(&[][..], |rules| rules.allowed());
-    let named: BTreeSet<u16> = rules
-        .iter()
-        .filter_map(|rule| rule.pattern().port())
-        .filter(|port| ![HTTP, HTTPS].contains(port))
-        .collect();
+    let named = policy.named_ports();
+    let named = named
+        .into_iter()
+        .filter(|port| ![HTTP, HTTPS].contains(port));
     let ports: Vec<u16> = [HTTP, HTTPS].into_iter().chain(named).collect();
     if ports.len() > MAX_PORTS {
         let left_out = &ports[MAX_PORTS..];
@@ -269,7 +266,7 @@ fn may_be_known(policy: &dyn EgressPolicy, name: HostName, can_ask: bool) -> Res
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::{Reason, RuleSet};
+    use crate::policy::{Layers, Reason, RuleSet};
 
     fn name(text: &str) -> HostName {
         text.parse().unwrap()
@@ -281,6 +278,9 @@ mod tests {
         let rules = rules.allow("*.b.com").unwrap().allow("10.0.0.0/8:22");
         let rules = rules.unwrap().allow("c.com:443").unwrap();
         assert_eq!(captured_ports(&rules), [80, 443, 22, 5432]);
+        let above = RuleSet::deny().allow("d.com:6379").unwrap();
+        let layers = Layers::new().organization(above).sandbox(rules);
+        assert_eq!(captured_ports(&layers), [80, 443, 22, 5432, 6379]);
         let many = (1000..1100).fold(RuleSet::deny(), |rules, port| {
             rules.allow(&format!("a.com:{port}")).unwrap()
         });

@@ -65,13 +65,19 @@ pub(super) struct Passed {
 
 impl Passed {
     /// Turns into the lease of the connection to one of the addresses.
-    pub(super) fn lease(self, target: Target, carriage: Carriage, address: SocketAddr) -> Lease {
+    pub(super) fn lease(
+        self,
+        target: Target,
+        carriage: Carriage,
+        address: Option<SocketAddr>,
+    ) -> Lease {
         Lease {
             policy: self.policy,
             generation: self.generation,
             target,
             carriage,
             candidates: self.decision.candidates,
+            name: self.decision.name,
             address,
             hello: self.hello,
             request: self.request,
@@ -99,15 +105,17 @@ impl Client {
     ) -> Result<Passed, Denial> {
         let mut watch = self.shared.policy.subscribe();
         let (policy, generation) = watch.borrow_and_update().clone().into_parts();
+        let carriage = match request {
+            Some(_) => Carriage::Http,
+            None => Carriage::Tunnel,
+        };
+        let upstream = self.shared.upstream.as_deref();
         let road = Road {
             policy: &*policy,
             resolver: &self.shared.resolver,
             approvals: self.shared.approvals.as_ref(),
             lookups: Some(&self.shared.lookups),
-        };
-        let carriage = match request {
-            Some(_) => Carriage::Http,
-            None => Carriage::Tunnel,
+            sends_name: upstream.is_some_and(|via| via.sends_name(target, carriage)),
         };
         let ask = Ask {
             target,
@@ -122,8 +130,16 @@ impl Client {
             }
             Verdict::Need(Need::Request { .. }) => return Err(uninspected()),
             Verdict::Need(_) => return Err(crate::decide::undecided()),
-            Verdict::Deny(denial) => return Err(denial.clone()),
+            Verdict::Deny(denial) => {
+                return Err(match upstream {
+                    Some(via) => via.explain(denial.clone(), (target, carriage)),
+                    None => denial.clone(),
+                });
+            }
         };
+        if let Some(upstream) = upstream {
+            upstream.refuse_itself(target, &addresses).await?;
+        }
         Ok(Passed {
             policy: watch,
             generation,

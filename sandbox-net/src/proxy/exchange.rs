@@ -43,13 +43,12 @@ use super::{
     request::{host_value, strip_hop_by_hop},
     slow::TOO_SLOW,
     tunnel::{end_of_cut, gateway},
-    upstream::{Connector, Judged, Key, Origin, Protocol, Upload},
+    upstream::{Connector, Judged, Key, Origin, Protocol, UNAUTHORIZED, Upload, unauthorized},
 };
-#[cfg(feature = "inspect")]
-use crate::inspect::Fault;
 use crate::{
     event::{Event, Kind},
-    policy::{Carriage, Denial, OVERRIDES, RequestLine, Target},
+    fault::Fault,
+    policy::{Allowed, Carriage, Denial, HostName, OVERRIDES, RequestLine, Target},
 };
 
 /// Where a request goes, and by whose leave.
@@ -145,7 +144,7 @@ pub(super) async fn forward(
         }
     }
     let upgrade = wants_websocket(&request).then(|| hyper::upgrade::on(&mut request));
-    let found = match find(client, &route).await {
+    let found = match find(client, &route, upgrade.is_some()).await {
         Ok(found) => found,
         Err(error) => {
             client.emit(Kind::Decision, |event| {
@@ -164,7 +163,12 @@ pub(super) async fn forward(
         connector,
         tls,
     } = route;
-    let addresses = passed.addresses.clone();
+    let fresh = Fresh {
+        connector,
+        addresses: passed.addresses.clone(),
+        name: passed.decision.name.clone(),
+        carriage,
+    };
     let key = Key {
         target,
         address: found.address,
@@ -181,27 +185,18 @@ pub(super) async fn forward(
         event.with_address(key.address).with_allow(rule.as_ref())
     });
     let exchange = Exchange::new(client, (lease, started), (key, found.origin));
-    let fresh = Fresh {
-        connector,
-        addresses,
-    };
     exchange
         .run((request, upgrade), found.reused.then_some(fresh))
         .await
 }
 
 /// Says in a word why a connection could not be made.
-fn why(error: &io::Error) -> &'static str {
-    #[cfg(feature = "inspect")]
-    if let Some(fault) = Fault::within(error) {
-        return fault.reason;
-    }
-    let _ = error;
-    "connect"
+pub(super) fn why(error: &io::Error) -> &'static str {
+    Fault::within(error).map_or("connect", |fault| fault.reason)
 }
 
-fn unreachable(target: &Target, error: &io::Error) -> Response<Body> {
-    #[cfg(feature = "inspect")]
+/// Answers that a connection could not be made.
+pub(super) fn unreachable(target: &Target, error: &io::Error) -> Response<Body> {
     if let Some(fault) = Fault::within(error) {
         return reply::at_fault(target, fault);
     }
@@ -220,21 +215,26 @@ fn wants_websocket(request: &Request<Upload>) -> bool {
 /// A connection to an origin.
 struct Found {
     origin: Origin,
-    address: SocketAddr,
+    address: Option<SocketAddr>,
     reused: bool,
 }
 
 /// Finds a connection that waits, or makes one.
-async fn find(client: &Client, route: &Route) -> io::Result<Found> {
-    for allowed in &route.passed.addresses {
+async fn find(client: &Client, route: &Route, upgrade: bool) -> io::Result<Found> {
+    let name = route.passed.decision.name.as_ref();
+    let judged = route.passed.addresses.iter();
+    let judged = judged.map(|allowed| Some(allowed.address()));
+    for address in judged.chain(name.map(|_| None)) {
         let key = Key {
             target: route.target.clone(),
-            address: allowed.address(),
+            address,
             generation: route.passed.generation,
             tls: route.tls,
         };
-        if let Some(origin) = client.shared.pool.take(&key) {
-            let address = key.address;
+        let waiting = client.shared.pool.take(&key);
+        // An upstream proxy forwards messages, and no upgrades.
+        let waiting = waiting.filter(|origin| !upgrade || origin.absolute().is_none());
+        if let Some(origin) = waiting {
             return Ok(Found {
                 origin,
                 address,
@@ -245,6 +245,9 @@ async fn find(client: &Client, route: &Route) -> io::Result<Found> {
     let to = Judged {
         target: &route.target,
         addresses: &route.passed.addresses,
+        name,
+        carriage: route.carriage,
+        upgrade,
     };
     let limit = client.shared.limits.connect_timeout;
     let link = route.connector.connect(to, limit).await?;
@@ -271,7 +274,9 @@ async fn find(client: &Client, route: &Route) -> io::Result<Found> {
 /// How to make another connection for the same exchange.
 struct Fresh {
     connector: Arc<dyn Connector>,
-    addresses: Vec<crate::policy::Allowed<SocketAddr>>,
+    addresses: Vec<Allowed<SocketAddr>>,
+    name: Option<Allowed<HostName>>,
+    carriage: Carriage,
 }
 
 /// An exchange with an origin; dropping it tells of its end.
@@ -329,7 +334,16 @@ impl Exchange {
                 return reply::unreachable(&self.key.target, status, what);
             }
         };
+        let is_absolute = self
+            .origin
+            .as_ref()
+            .is_some_and(|at| at.absolute().is_some());
         match (response.status(), upgrade) {
+            // For this host to answer, not for who is inside.
+            (StatusCode::PROXY_AUTHENTICATION_REQUIRED, _) if is_absolute => {
+                self.fault = Some(UNAUTHORIZED);
+                reply::at_fault(&self.key.target, &unauthorized())
+            }
             (StatusCode::SWITCHING_PROTOCOLS, Some(upgrade)) => self.switch(response, upgrade),
             (status, _) if status.is_informational() => {
                 let what = "the host offered an upgrade that nobody asked for";
@@ -374,11 +388,15 @@ impl Exchange {
         let addresses: Vec<_> = fresh
             .addresses
             .into_iter()
-            .filter(|allowed| allowed.address() == self.key.address)
+            .filter(|allowed| self.key.address.is_none_or(|at| allowed.address() == at))
             .collect();
         let to = Judged {
             target: &self.key.target,
             addresses: &addresses,
+            name: fresh.name.as_ref(),
+            carriage: fresh.carriage,
+            // What is sent twice asks for none.
+            upgrade: false,
         };
         let limit = self.client.shared.limits.connect_timeout;
         let link = fresh.connector.connect(to, limit).await;
@@ -423,7 +441,13 @@ impl Exchange {
             }
             _ => {
                 head.version = Version::HTTP_11;
-                head.uri = Uri::from(path);
+                head.uri = match self.origin.as_ref().and_then(Origin::absolute) {
+                    Some(absolute_form) => {
+                        absolute_form.authorize(&mut head.headers);
+                        absolute(&host, path, false)
+                    }
+                    None => Uri::from(path),
+                };
                 let host = HeaderValue::try_from(host)
                     .expect("a target in canonical form is visible ASCII");
                 head.headers.insert(header::HOST, host);

@@ -12,10 +12,10 @@ use super::meter::Meter;
 #[cfg(feature = "inspect")]
 use crate::policy::Host;
 use crate::{
-    decide::{undecided, uninspected},
+    decide::{judge_all, undecided, uninspected},
     policy::{
-        Allow, Candidate, Carriage, Denial, EgressPolicy, Facts, Hello, Need, RequestLine, Target,
-        Verdict,
+        Allow, Allowed, Candidate, Carriage, Denial, EgressPolicy, Facts, Hello, HostName, Need,
+        RequestLine, Target, Verdict,
     },
 };
 
@@ -54,8 +54,10 @@ pub(crate) struct Lease {
     pub(crate) carriage: Carriage,
     /// All that the target resolved to.
     pub(crate) candidates: Vec<Candidate>,
-    /// The one that was dialled.
-    pub(crate) address: SocketAddr,
+    /// The name, if an upstream proxy looked it up.
+    pub(crate) name: Option<Allowed<HostName>>,
+    /// The one that was dialled, if that is known.
+    pub(crate) address: Option<SocketAddr>,
     pub(crate) hello: Option<Hello>,
     /// The one request of an exchange.
     pub(crate) request: Option<RequestLine>,
@@ -74,9 +76,9 @@ impl Lease {
             Host::Name(name) => Hello::Named(name.clone()),
             Host::Address(_) => Hello::Unnamed,
         };
-        let facts = Facts::new(&self.target, self.carriage).with_candidates(&self.candidates);
+        let facts = Facts::new(&self.target, self.carriage).with_hello(&hello);
         let policy = Arc::clone(&self.policy.borrow().policy);
-        let verdict = policy.judge(&facts.with_hello(&hello));
+        let verdict = judge_all(&*policy, facts, self.known());
         matches!(verdict, Verdict::Need(Need::Request { .. }))
     }
 
@@ -84,7 +86,7 @@ impl Lease {
     pub(crate) fn judge(&mut self) -> Result<Allow, Denial> {
         let (policy, generation) = self.policy.borrow_and_update().clone().into_parts();
         self.generation = generation;
-        let mut facts = Facts::new(&self.target, self.carriage).with_candidates(&self.candidates);
+        let mut facts = Facts::new(&self.target, self.carriage);
         if let Some(hello) = &self.hello {
             facts = facts.with_hello(hello);
         }
@@ -94,7 +96,7 @@ impl Lease {
         if self.approved {
             facts = facts.with_approval();
         }
-        match policy.judge(&facts) {
+        match judge_all(&*policy, facts, self.known()) {
             Verdict::Allow(allow) if self.holds(&allow) => Ok(allow),
             Verdict::Allow(_) | Verdict::Need(Need::Addresses | Need::Hello { .. }) => {
                 Err(undecided())
@@ -121,11 +123,18 @@ impl Lease {
         }
     }
 
+    /// The addresses, and whether the name is looked up elsewhere, too.
+    fn known(&self) -> (&[Candidate], bool) {
+        (&self.candidates, self.name.is_some())
+    }
+
     fn holds(&self, allow: &Allow) -> bool {
-        allow
-            .addresses
-            .iter()
-            .any(|allowed| allowed.address() == self.address)
+        let mut addresses = allow.addresses.iter();
+        match self.address {
+            Some(address) => addresses.any(|allowed| allowed.address() == address),
+            // Each was judged, or there is none.
+            None => self.name.is_some(),
+        }
     }
 
     async fn revoked(&mut self) -> Denial {

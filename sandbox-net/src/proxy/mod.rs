@@ -73,7 +73,7 @@ pub use limits::Limits;
 pub(crate) use lookups::Lookups;
 use pace::{Pace, Rate};
 use throttle::{Bandwidth, Throttled};
-use upstream::{Connector, Direct, Pool, Settings};
+use upstream::{Connector, Direct, Pool, Settings, Via};
 
 #[cfg(feature = "inspect")]
 use crate::inspect::Inspector;
@@ -82,6 +82,7 @@ use crate::{
     event::{Event, Events, Kind, Subscription},
     policy::EgressPolicy,
     resolve::{Remembering, Resolver, SystemResolver},
+    upstream::UpstreamProxy,
 };
 
 /// How long the answer to a connection that is one too many may take to be written.
@@ -111,6 +112,8 @@ struct Shared {
     resolver: Remembering,
     approvals: Option<Approvals>,
     connector: Arc<dyn Connector>,
+    /// Who makes the connections, where this host itself goes through a proxy.
+    upstream: Option<Arc<Via>>,
     pool: Arc<Pool>,
     limits: Limits,
     settings: Settings,
@@ -142,6 +145,7 @@ impl Proxy {
             events: Events::default(),
             #[cfg(feature = "inspect")]
             inspector: None,
+            upstream: None,
             label: None,
         }
     }
@@ -288,6 +292,7 @@ pub struct ProxyBuilder {
     events: Events,
     #[cfg(feature = "inspect")]
     inspector: Option<Inspector>,
+    upstream: Option<UpstreamProxy>,
     label: Option<Arc<str>>,
 }
 
@@ -317,6 +322,12 @@ impl ProxyBuilder {
         self
     }
 
+    /// Sets the proxy that this host itself has to go through; without, the world is reached from here.
+    pub fn upstream_proxy(mut self, upstream: UpstreamProxy) -> Self {
+        self.upstream = Some(upstream);
+        self
+    }
+
     /// Sets where events go. Several proxies may share one stream.
     pub fn events(mut self, events: Events) -> Self {
         self.events = events;
@@ -336,6 +347,11 @@ impl ProxyBuilder {
             .unwrap_or_else(|| Arc::new(SystemResolver::default()));
         let places = self.limits.connections.min(Semaphore::MAX_PERMITS);
         let requests = Rate::per_second(self.limits.requests_per_second, 5);
+        let upstream = self.upstream.map(|upstream| Arc::new(Via::new(upstream)));
+        let connector: Arc<dyn Connector> = match &upstream {
+            Some(via) => Arc::clone(via) as _,
+            None => Arc::new(Direct),
+        };
         Proxy(Arc::new(Shared {
             policy: watch::Sender::new(InForce {
                 policy: self.policy,
@@ -343,7 +359,8 @@ impl ProxyBuilder {
             }),
             resolver: Remembering::new(resolver),
             approvals: self.approvals,
-            connector: Arc::new(Direct),
+            connector,
+            upstream,
             pool: Arc::new(Pool::new(self.limits.waiting)),
             settings: Settings::new(&self.limits),
             requests: Mutex::new(Pace::new(requests)),

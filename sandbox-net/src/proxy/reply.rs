@@ -6,7 +6,10 @@ use http_body_util::{Either, Full};
 use serde::Serialize;
 
 use super::{exchange::Carried, request::Refusal};
-use crate::policy::{Denial, Reason, Target};
+use crate::{
+    fault::Fault,
+    policy::{Denial, Reason, Target},
+};
 
 /// A body of the proxy's own, or one that streams from an origin.
 pub(crate) type Body = Either<Full<Bytes>, Carried>;
@@ -139,9 +142,8 @@ pub(crate) fn withheld(target: &Target, refusal: &crate::credentials::Refusal) -
     json(StatusCode::FORBIDDEN, &answer)
 }
 
-/// Answers that a target's own TLS is at fault: 502, with what is wrong with it.
-#[cfg(feature = "inspect")]
-pub(crate) fn at_fault(target: &Target, fault: &crate::inspect::Fault) -> Response<Body> {
+/// Answers that a target's own TLS, or the upstream proxy, is at fault: 502, with what is wrong with it.
+pub(crate) fn at_fault(target: &Target, fault: &Fault) -> Response<Body> {
     let mut response = unreachable_for(target, fault.reason, &fault.text);
     *response.status_mut() = StatusCode::BAD_GATEWAY;
     response

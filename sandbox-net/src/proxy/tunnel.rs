@@ -16,6 +16,7 @@ use tokio::{
 use super::{
     client::Client,
     connection::Successor,
+    exchange::{unreachable, why},
     hello::HelloReader,
     lease::{Cut, Lease},
     meter::{Meter, Metered},
@@ -54,9 +55,7 @@ pub(super) async fn open(client: &Client, target: Target, upgrade: OnUpgrade) ->
             reply::established()
         }
         Err(NotConnected::Denied(denial)) => reply::denied(&target, &denial),
-        Err(NotConnected::Unreachable(error)) => {
-            reply::unreachable(&target, gateway(&error), "the host does not answer")
-        }
+        Err(NotConnected::Unreachable(error)) => unreachable(&target, &error),
     }
 }
 
@@ -96,6 +95,9 @@ impl Tunnel {
         let to = Judged {
             target,
             addresses: &passed.addresses,
+            name: passed.decision.name.as_ref(),
+            carriage: Carriage::Tunnel,
+            upgrade: false,
         };
         let limit = client.shared.limits.connect_timeout;
         let link = match client.shared.connector.connect(to, limit).await {
@@ -103,7 +105,7 @@ impl Tunnel {
             Err(error) => {
                 client.emit(Kind::Decision, |event| {
                     let event = about(event, target, method).with_allow(None);
-                    event.with_reason("connect", &error.to_string())
+                    event.with_reason(why(&error), &error.to_string())
                 });
                 return Err(NotConnected::Unreachable(error));
             }

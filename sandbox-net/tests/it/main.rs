@@ -18,5 +18,6 @@ mod limits;
 mod networks;
 mod smuggling;
 mod tunnel;
+mod upstream;
 #[cfg(target_os = "linux")]
 mod world;

@@ -6,7 +6,10 @@ use std::{
 };
 
 use clap::{Parser, ValueEnum};
-use sandbox_net::policy::{Mode, RuleSet};
+use sandbox_net::{
+    UpstreamProxy,
+    policy::{Mode, RuleSet},
+};
 
 use crate::Failure;
 
@@ -32,6 +35,21 @@ pub(crate) struct Arguments {
     /// Ask this name server, not the system's resolver; more than one: the next where one does not answer
     #[arg(long, value_name = "ADDRESS[:PORT]", value_parser = name_server)]
     pub(crate) name_server: Vec<SocketAddr>,
+    /// Reach the world through another proxy: http, https or socks5://host:port; a login does not belong here
+    #[arg(long, value_name = "URL", group = "upstream")]
+    pub(crate) upstream_proxy: Option<String>,
+    /// The same, its URL with its login read from a file
+    #[arg(long, value_name = "FILE", group = "upstream")]
+    pub(crate) upstream_proxy_file: Option<PathBuf>,
+    /// The same, as http_proxy, https_proxy, all_proxy and no_proxy say
+    #[arg(long, group = "upstream")]
+    pub(crate) upstream_proxy_from_env: bool,
+    /// Send names to that proxy, not the addresses that were judged
+    #[arg(long, requires = "upstream")]
+    pub(crate) upstream_proxy_names: bool,
+    /// Hosts that are reached without that proxy, as in NO_PROXY
+    #[arg(long, value_name = "LIST", requires = "upstream")]
+    pub(crate) no_upstream_proxy: Option<String>,
     /// Where events go, one JSON object a line: a file, - for standard output, none
     #[arg(long, value_name = "FILE", default_value = "-")]
     pub(crate) events: String,
@@ -64,6 +82,37 @@ pub(crate) enum Policy {
 }
 
 impl Arguments {
+    /// Returns the proxy that the world is reached through, if one is named.
+    pub(crate) fn upstream(&self) -> Result<Option<UpstreamProxy>, Failure> {
+        let upstream = match (&self.upstream_proxy, &self.upstream_proxy_file) {
+            (Some(url), _) => {
+                let upstream = UpstreamProxy::at(url)?;
+                if upstream.has_login() {
+                    return Err(
+                        "every user of this machine sees arguments: name a login in a file".into(),
+                    );
+                }
+                Some(upstream)
+            }
+            (None, Some(path)) => {
+                let url = std::fs::read_to_string(path)
+                    .map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+                Some(UpstreamProxy::at(url.trim())?)
+            }
+            (None, None) if self.upstream_proxy_from_env => {
+                UpstreamProxy::from_variables(|name| std::env::var(name).ok())?
+            }
+            (None, None) => None,
+        };
+        Ok(upstream.map(|upstream| {
+            let upstream = upstream.except(self.no_upstream_proxy.as_deref().unwrap_or_default());
+            match self.upstream_proxy_names {
+                true => upstream.names(),
+                false => upstream,
+            }
+        }))
+    }
+
     /// Returns the rules of the file, if one is named, and those of the arguments on top.
     pub(crate) fn rules(&self) -> Result<RuleSet, Failure> {
         let mut rules = match &self.rules {
@@ -143,6 +192,27 @@ mod tests {
         for text in ["dns.test", "9.9.9.9:", ":53", "127.1", ""] {
             assert!(name_server(text).is_err());
         }
+    }
+
+    #[test]
+    fn e34_a_login_does_not_stand_among_the_arguments() {
+        let upstream = |line: &[&str]| {
+            let line = ["egress-proxy"].iter().chain(line);
+            Arguments::try_parse_from(line).unwrap().upstream()
+        };
+        assert!(upstream(&[]).unwrap().is_none());
+        let plain = upstream(&["--upstream-proxy", "proxy.test:3128"]);
+        assert_eq!(
+            plain.unwrap().unwrap().locations(),
+            ["http://proxy.test:3128"]
+        );
+        let told = upstream(&["--upstream-proxy", "http://me:s3cret@proxy.test"]).unwrap_err();
+        assert!(!told.to_string().contains("s3cret"), "{told}");
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "http://me:s3cret@proxy.test\n").unwrap();
+        let path = file.path().to_str().unwrap();
+        let read = upstream(&["--upstream-proxy-file", path]).unwrap().unwrap();
+        assert!(read.has_login());
     }
 
     #[test]

@@ -78,6 +78,10 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
         let servers = arguments.name_server.iter().copied();
         proxy = proxy.resolver(Arc::new(DnsResolver::new(servers)));
     }
+    if let Some(upstream) = arguments.upstream()? {
+        tell(&format!("through {}", upstream.locations().join(" and ")));
+        proxy = proxy.upstream_proxy(upstream);
+    }
     let proxy = proxy.build();
     let writing = events::write(&proxy, &arguments)?;
     let listener = TcpListener::bind(arguments.listen).await?;

@@ -43,6 +43,8 @@ Examples:
   sandbox network proxy lab --policy deny --allow-host example.org  begin anew
   sandbox network allow lab example.com '*.example.org'            add some, live
   sandbox network block lab evil.example.org
+  sandbox network rules lab                                      with whose they are
+  sandbox network reload lab                                     read /etc/sandbox/policy.toml and the user's again
   sandbox network log lab --follow --blocked
   sandbox network check lab https://www.example.com/";
 
@@ -166,9 +168,24 @@ pub(crate) struct Creation {
     pub(crate) user: Option<String>,
     #[command(flatten)]
     pub(crate) rules: Rules,
+    #[command(flatten)]
+    pub(crate) upstream: Upstream,
     /// End after this long, as in 90s or 10m: the command of `run`, the machine of `create`
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub(crate) timeout: Option<Duration>,
+}
+
+/// The proxy that this host goes through.
+#[derive(Debug, Args)]
+pub(crate) struct Upstream {
+    /// Reach the world through a proxy: `env` for what http_proxy, https_proxy, all_proxy and no_proxy say when the
+    /// sandbox starts, which is the default; `none`; a URL (http, https, socks5); or file:PATH of a URL with a login
+    #[arg(long, value_name = "PROXY")]
+    pub(crate) upstream_proxy: Option<String>,
+    /// Send names to that proxy, not the addresses that were judged: for a proxy that filters by name, or
+    /// a host that cannot look the world's names up
+    #[arg(long)]
+    pub(crate) upstream_proxy_names: bool,
 }
 
 /// A service, and where its credential comes from.
@@ -292,8 +309,10 @@ pub(crate) struct Copy {
 pub(crate) enum Network {
     /// Show or set a sandbox's rules, from now on and for live connections too
     Proxy(Proxy),
-    /// Show a sandbox's rules in the form of a file, for --rules-file
+    /// Show a sandbox's rules in the form of a file: a table for each layer, where there is more than its own
     Rules(ShowRules),
+    /// Read the organization's and the user's rules again
+    Reload(Reload),
     /// Allow hosts, from now on
     Allow(Hosts),
     /// Block hosts, from now on and for live connections too
@@ -317,9 +336,18 @@ pub(crate) struct Proxy {
 pub(crate) struct ShowRules {
     /// The sandbox
     pub(crate) name: String,
+    /// Only its own rules, for --rules-file
+    #[arg(long)]
+    pub(crate) own: bool,
     /// As JSON, not TOML
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Reload {
+    /// The sandbox
+    pub(crate) name: String,
 }
 
 #[derive(Debug, Args)]

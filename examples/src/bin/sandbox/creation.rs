@@ -3,12 +3,16 @@
 use std::path::{Path, PathBuf};
 
 use sandbox_core::net::{
+    self,
     policy::{Preset, Registries, RuleSet},
     registries,
 };
-use sandbox_core::{Description, Dirs, Image, Limits, Sandbox, SandboxBuilder, Workspace};
+use sandbox_core::{
+    Description, Dirs, Image, Limits, PolicySource, Sandbox, SandboxBuilder, UpstreamProxy,
+    Workspace,
+};
 
-use crate::cli::{Creation, Granted, Rules};
+use crate::cli::{Creation, Granted, Rules, Upstream};
 use crate::failure::Failure;
 
 /// The file that makes a folder an OCI layout.
@@ -30,6 +34,7 @@ pub(crate) struct Plan {
     env: Vec<(String, String)>,
     user: Option<String>,
     services: Vec<Granted>,
+    upstream: Option<UpstreamProxy>,
 }
 
 impl Plan {
@@ -58,6 +63,7 @@ impl Plan {
             env: creation.env.clone(),
             user: creation.user.clone(),
             services: creation.service.clone(),
+            upstream: upstream(&creation.upstream)?,
         })
     }
 
@@ -67,7 +73,11 @@ impl Plan {
             .dirs(dirs.clone())
             .image(self.image.clone())
             .limits(self.limits.clone())
-            .network(self.network.clone());
+            .network(self.network.clone())
+            .user_policy(user_rules(dirs));
+        if let Some(rules) = organization_rules() {
+            builder = builder.organization_policy(rules);
+        }
         for workspace in &self.workspaces {
             builder = builder.workspace(workspace.clone());
         }
@@ -76,6 +86,9 @@ impl Plan {
         }
         if let Some(user) = &self.user {
             builder = builder.user(user);
+        }
+        if let Some(upstream) = &self.upstream {
+            builder = builder.upstream_proxy(upstream.clone());
         }
         for Granted { service, source } in &self.services {
             let credential = service.credential(source.clone());
@@ -114,6 +127,9 @@ impl Plan {
         if creation.image.is_some() {
             differing.push("--image");
         }
+        if creation.upstream.is_given() {
+            differing.push("--upstream-proxy");
+        }
         if !creation.service.is_empty() {
             differing.push("--service");
         }
@@ -144,6 +160,42 @@ impl Rules {
     }
 }
 
+impl Upstream {
+    fn is_given(&self) -> bool {
+        self.upstream_proxy.is_some() || self.upstream_proxy_names
+    }
+}
+
+/// Reads which proxy this host goes through. Not by the parser of arguments, which would repeat a URL that is wrong, and
+/// the password in it.
+fn upstream(given: &Upstream) -> Result<Option<UpstreamProxy>, Failure> {
+    let read = match given.upstream_proxy.as_deref() {
+        Some("none") => return Ok(None),
+        None | Some("env") => UpstreamProxy::from_environment(),
+        Some(text) => match text.strip_prefix("file:") {
+            Some(path) => UpstreamProxy::from_file(path),
+            None => {
+                let read = net::UpstreamProxy::at(text);
+                if read
+                    .map_err(|error| Failure::from_error(&error))?
+                    .has_login()
+                {
+                    let why = "every user of this machine sees arguments; name a login with file:PATH or in \
+                               the environment";
+                    return Err(Failure::new("use --upstream-proxy", why));
+                }
+                UpstreamProxy::at(text)?
+            }
+        },
+    };
+    // What cannot be read is told before anything is made.
+    read.load()?;
+    Ok(Some(match given.upstream_proxy_names {
+        true => read.names(),
+        false => read,
+    }))
+}
+
 /// Adds the hosts of services: a credential alone opens nothing.
 fn reaching(services: &[Granted], mut rules: RuleSet) -> Result<RuleSet, Failure> {
     for host in services.iter().flat_map(|granted| granted.service.hosts) {
@@ -172,6 +224,16 @@ pub(crate) async fn rules(given: &Rules, present: RuleSet) -> Result<RuleSet, Fa
             .map_err(|error| Failure::from_error(&error))?;
     }
     Ok(rules)
+}
+
+/// Where the rules of the organization are. No variable leads elsewhere: they are not the user's to leave out.
+pub(crate) fn organization_rules() -> Option<PolicySource> {
+    cfg!(unix).then(|| PolicySource::file("/etc/sandbox/policy.toml"))
+}
+
+/// Where the user's own rules for all sandboxes are.
+pub(crate) fn user_rules(dirs: &Dirs) -> PolicySource {
+    PolicySource::file(dirs.config.join("policy.toml"))
 }
 
 /// Makes a preset's rules, and tells what of the host's registries is left out.

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-use sandbox_core::{Acceleration, Backend, Dirs, Host, Isolation};
+use sandbox_core::{Acceleration, Backend, Dirs, Host, Isolation, UpstreamProxy};
 use serde_json::json;
 
 use crate::cli;
@@ -75,6 +75,10 @@ fn as_json(dirs: &Dirs, host: &Host, programs: &[Program], usable: bool) -> serd
         })
     });
     report["usable"] = usable.into();
+    report["upstream_proxy"] = match upstream() {
+        Ok(found) => json!({ "locations": found }),
+        Err(reason) => json!({ "reason": reason }),
+    };
     report["programs"] = programs.collect();
     report["folders"] = json!({
         "state": dirs.state,
@@ -108,6 +112,8 @@ fn as_text(dirs: &Dirs, host: &Host, programs: &[Program]) -> String {
             ),
         };
     }
+    text += "\nNetwork\n";
+    text += &upstream_text(&upstream());
     text += "\nFolders\n";
     let mut folder = |what: &str, path: &Path| {
         let _ = writeln!(
@@ -121,6 +127,29 @@ fn as_text(dirs: &Dirs, host: &Host, programs: &[Program]) -> String {
     folder("cache", &dirs.cache);
     folder("sockets", &dirs.runtime);
     text
+}
+
+/// Finds the proxies that sandboxes go through unless told otherwise: those of this environment, without their logins.
+fn upstream() -> Result<Vec<String>, String> {
+    let found = UpstreamProxy::from_environment().load();
+    let found = found.map_err(|error| one_line(&chain(&error)))?;
+    Ok(found.map_or_else(Vec::new, |found| found.locations()))
+}
+
+fn upstream_text(found: &Result<Vec<String>, String>) -> String {
+    let (mark, what) = match found {
+        Ok(found) if found.is_empty() => {
+            let what = "this environment names no proxy: the world is reached from here";
+            (styled(QUIET, "direct "), what.to_owned())
+        }
+        Ok(found) => {
+            let found = one_line(&found.join(" and "));
+            let what = format!("through {found}, unless --upstream-proxy says otherwise");
+            (styled(GOOD, "proxy  "), what)
+        }
+        Err(reason) => (styled(BAD, "wrong  "), reason.clone()),
+    };
+    format!("  {mark} {what}\n")
 }
 
 fn backend_text(backend: &Backend) -> String {

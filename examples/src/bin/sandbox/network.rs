@@ -1,9 +1,10 @@
-//! `network proxy`, `network rules`, `network allow`, `network block`, `network log`, `network check`.
+//! `network proxy`, `network rules`, `network reload`, `network allow`, `network block`, `network log`, `network check`.
 
 use std::fmt::Write as _;
 use std::time::{Duration, UNIX_EPOCH};
 
-use sandbox_core::net::policy::{Clause, RuleSet, Verdict};
+use sandbox_core::net::EgressPolicy;
+use sandbox_core::net::policy::{Clause, Layer, Layers, RuleSet, Verdict};
 use sandbox_core::net::resolve::SystemResolver;
 use sandbox_core::{Dirs, Sandbox, net};
 use serde_json::Value;
@@ -23,6 +24,12 @@ pub(crate) async fn network(dirs: &Dirs, verb: Network) -> Result<u8, Failure> {
     match verb {
         Network::Proxy(arguments) => proxy(dirs, &arguments).await,
         Network::Rules(arguments) => rules(dirs, &arguments).await,
+        Network::Reload(arguments) => {
+            let sandbox = Sandbox::connect_in(dirs.clone(), &arguments.name).await?;
+            sandbox.reload_network().await?;
+            output::print(shown(&sandbox.network_layers().await?).as_bytes())?;
+            Ok(0)
+        }
         Network::Allow(hosts) => {
             let rules = patterns(&hosts, |rules, pattern| rules.allow(pattern))?;
             extend(dirs, &hosts.name, rules).await
@@ -43,12 +50,32 @@ async fn proxy(dirs: &Dirs, arguments: &cli::Proxy) -> Result<u8, Failure> {
         rules = creation::rules(&arguments.rules, rules).await?;
         sandbox.set_network(rules.clone()).await?;
     }
-    output::print(shown(&rules).as_bytes())?;
+    output::print(shown(&sandbox.network_layers().await?).as_bytes())?;
     Ok(0)
 }
 
-fn shown(rules: &RuleSet) -> String {
-    let mut text = format!("policy  {}\n", rules.mode());
+/// Shows the rules in force, each with whose it is where there is more than the sandbox's own.
+fn shown(layers: &Layers) -> String {
+    let is_alone = layers.iter().count() == 1;
+    let mut text = String::new();
+    for (layer, rules) in layers.iter() {
+        let whose = match is_alone {
+            true => String::new(),
+            false => format!("{:13}", layer.to_string()),
+        };
+        for line in listed(rules, layer == Layer::Sandbox).lines() {
+            text += &format!("{whose}{line}\n");
+        }
+    }
+    text
+}
+
+/// Only the lowest layer's mode means something.
+fn listed(rules: &RuleSet, with_mode: bool) -> String {
+    let mut text = match with_mode {
+        true => format!("policy  {}\n", rules.mode()),
+        false => String::new(),
+    };
     let mut add = |what: &str, clauses: &[Clause]| {
         for clause in clauses {
             text += &format!("{what:7} {clause}\n");
@@ -67,10 +94,16 @@ fn shown(rules: &RuleSet) -> String {
 
 async fn rules(dirs: &Dirs, arguments: &cli::ShowRules) -> Result<u8, Failure> {
     let sandbox = Sandbox::connect_in(dirs.clone(), &arguments.name).await?;
-    let rules = sandbox.network().await?;
-    let text = match arguments.json {
-        true => rules.to_json() + "\n",
-        false => rules.to_toml(),
+    let layers = sandbox.network_layers().await?;
+    let own = match layers.iter().count() {
+        1 => true,
+        _ => arguments.own,
+    };
+    let text = match (own, arguments.json) {
+        (true, true) => sandbox.network().await?.to_json() + "\n",
+        (true, false) => sandbox.network().await?.to_toml(),
+        (false, true) => layers.to_json() + "\n",
+        (false, false) => layers.to_toml(),
     };
     output::print(text.as_bytes())?;
     Ok(0)
@@ -78,8 +111,8 @@ async fn rules(dirs: &Dirs, arguments: &cli::ShowRules) -> Result<u8, Failure> {
 
 async fn extend(dirs: &Dirs, name: &str, added: RuleSet) -> Result<u8, Failure> {
     let sandbox = Sandbox::connect_in(dirs.clone(), name).await?;
-    let rules = sandbox.extend_network(added).await?;
-    output::print(shown(&rules).as_bytes())?;
+    sandbox.extend_network(added).await?;
+    output::print(shown(&sandbox.network_layers().await?).as_bytes())?;
     Ok(0)
 }
 
@@ -176,15 +209,22 @@ async fn check(dirs: &Dirs, arguments: &cli::Check) -> Result<u8, Failure> {
         [name, url] => (Some(name), url),
         _ => return Err(Failure::new("check", "a URL is needed")),
     };
-    let present = match name {
+    let layers = match name {
         Some(name) => {
             let sandbox = Sandbox::connect_in(dirs.clone(), name).await?;
-            sandbox.network().await?
+            sandbox.network_layers().await?
         }
-        None => RuleSet::deny(),
+        None => layers_to_be(dirs)?,
     };
+    let present = layers.iter().find(|(layer, _)| *layer == Layer::Sandbox);
+    let present = present.map_or_else(RuleSet::deny, |(_, rules)| rules.clone());
     let rules = creation::rules(&arguments.rules, present).await?;
-    let verdict = net::check(&rules, &SystemResolver::default(), url)
+    let layers = layers.sandbox(rules.clone());
+    let policy: &dyn EgressPolicy = match layers.iter().count() {
+        1 => &rules,
+        _ => &layers,
+    };
+    let verdict = net::check(policy, &SystemResolver::default(), url)
         .await
         .map_err(|error| Failure::from_error(&error))?;
     let (status, text) = match &verdict {
@@ -210,6 +250,19 @@ async fn check(dirs: &Dirs, arguments: &cli::Check) -> Result<u8, Failure> {
     };
     output::print(format!("{text}\n").as_bytes())?;
     Ok(status)
+}
+
+/// Returns what a sandbox that is made now has above its own rules.
+fn layers_to_be(dirs: &Dirs) -> Result<Layers, Failure> {
+    let mut layers = Layers::new();
+    let organization = creation::organization_rules().map(|rules| rules.load());
+    if let Some(rules) = organization.transpose()?.flatten() {
+        layers = layers.organization(rules);
+    }
+    if let Some(rules) = creation::user_rules(dirs).load()? {
+        layers = layers.user(rules);
+    }
+    Ok(layers)
 }
 
 #[cfg(test)]

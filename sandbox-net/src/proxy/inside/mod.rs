@@ -3,7 +3,7 @@
 //! The tunnel was judged before; every request is judged again by the same facts, so that a new policy holds for
 //! the next request, and goes to the address that the tunnel was judged for.
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
 use http::{Request, Response, Uri, Version, header, request::Parts};
 
@@ -20,7 +20,7 @@ use super::{
 use crate::{
     decide::Decision,
     event::Kind,
-    policy::{Denial, Host, RequestLine, Target},
+    policy::{Allowed, Denial, Host, RequestLine, Target},
 };
 
 /// What is settled for all requests of a decrypted tunnel.
@@ -108,15 +108,19 @@ impl Inside {
         lease.request = Some(request);
         let allow = lease.judge()?;
         let addresses = allow.addresses.iter().copied();
-        let addresses = addresses
-            .filter(|allowed| allowed.address() == lease.address)
-            .collect();
+        let is_dialled = |allowed: &Allowed<SocketAddr>| {
+            lease
+                .address
+                .is_none_or(|address| allowed.address() == address)
+        };
+        let addresses = addresses.filter(is_dialled).collect();
         Ok(Passed {
             policy: lease.policy,
             generation: lease.generation,
             decision: Decision {
                 verdict: crate::policy::Verdict::Allow(allow.clone()),
                 candidates: lease.candidates,
+                name: lease.name,
                 approved: lease.approved,
             },
             addresses,

@@ -53,8 +53,9 @@ impl Connector for Pipes {
         }
         Ok(Link {
             stream: Box::new(ours),
-            address: to.addresses[0].address(),
+            address: Some(to.addresses[0].address()),
             protocol: self.protocol,
+            absolute: None,
         })
     }
 }
@@ -106,7 +107,7 @@ async fn tunnel(client: Protocol, origin: Protocol) -> Tunnel {
     let Host::Name(name) = target.host.clone() else {
         unreachable!("it is a name");
     };
-    let mut lease = passed.lease(target, Carriage::Tunnel, address);
+    let mut lease = passed.lease(target, Carriage::Tunnel, Some(address));
     lease.hello = Some(Hello::Named(name));
     let origin = Arc::new(Pipes {
         protocol: origin,

@@ -35,7 +35,8 @@ use super::{
 };
 use crate::{
     event::Kind,
-    inspect::{Fault, Inspector, Protocol},
+    fault::Fault,
+    inspect::{Inspector, Protocol},
     policy::{Denial, Hello, Host, Reason, Target},
 };
 
@@ -82,6 +83,7 @@ async fn open(
         stream: upstream,
         address: lease.address,
         protocol: Spoken::Http1,
+        absolute: None,
     };
     let spoken = match timeout(limit, connector.secure(&lease.target, plain)).await {
         Ok(Ok(link)) => {
@@ -269,6 +271,7 @@ impl Tls {
             stream: Box::new(stream),
             address: link.address,
             protocol,
+            absolute: None,
         })
     }
 
@@ -285,7 +288,10 @@ impl Connector for Tls {
     async fn connect(&self, to: Judged<'_>, limit: Duration) -> io::Result<Link> {
         let is_judged = |link: &Link| {
             let mut addresses = to.addresses.iter();
-            addresses.any(|allowed| allowed.address() == link.address)
+            match link.address {
+                Some(address) => addresses.any(|allowed| allowed.address() == address),
+                None => to.name.is_some(),
+            }
         };
         if let Some(link) = self.take_first().filter(is_judged) {
             return Ok(link);

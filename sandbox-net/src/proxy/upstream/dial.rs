@@ -1,4 +1,4 @@
-//! Connections to judged addresses; nothing else can be dialled, by type.
+//! Connections to judged addresses, and to the proxy that an embedder named; nothing else can be dialled, by type.
 
 use std::{io, net::SocketAddr, time::Duration};
 
@@ -9,10 +9,21 @@ use tokio::{
 
 use crate::policy::Allowed;
 
+/// What may be dialled.
+pub(super) trait Dialled: Copy {
+    fn address(self) -> SocketAddr;
+}
+
+impl Dialled for Allowed<SocketAddr> {
+    fn address(self) -> SocketAddr {
+        Allowed::address(self)
+    }
+}
+
 /// Connects to the first address that answers, one after the other. Each gets an equal share of the time that is
 /// left, so that one address that swallows packets cannot use it up.
-pub(super) async fn dial(
-    addresses: &[Allowed<SocketAddr>],
+pub(super) async fn dial<A: Dialled>(
+    addresses: &[A],
     limit: Duration,
 ) -> io::Result<(TcpStream, SocketAddr)> {
     let deadline = Instant::now() + limit;

@@ -3,22 +3,27 @@
 //! | module | holds |
 //! |---|---|
 //! | `dial` | TCP connections, to judged addresses only |
+//! | `via`, `ask` | connections through the proxy of this host; what it is asked and what it answers |
 //! | `origin` | one HTTP connection to an origin, with a gate before its answers |
 //! | `pool` | origins that wait for another request |
 
+mod ask;
 mod dial;
 mod origin;
 mod pool;
+mod via;
 
 use std::{fmt::Debug, io, net::SocketAddr, time::Duration};
 
 use async_trait::async_trait;
 use sandbox_base::BoxStream;
 
+pub(super) use ask::{AbsoluteForm, UNAUTHORIZED, unauthorized};
 pub(super) use origin::{Origin, Settings, Upload};
 pub(super) use pool::{Key, Pool};
+pub(super) use via::Via;
 
-use crate::policy::{Allowed, Target};
+use crate::policy::{Allowed, Carriage, HostName, Target};
 
 /// Makes connections to targets that were judged: straight, through another proxy, with TLS on top.
 #[async_trait]
@@ -36,20 +41,23 @@ pub(super) trait Connector: Debug + Send + Sync + 'static {
 /// A target and those of its addresses that may be dialled.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Judged<'a> {
-    #[cfg_attr(
-        not(feature = "inspect"),
-        allow(dead_code, reason = "only TLS asks for the name")
-    )]
     pub(super) target: &'a Target,
     pub(super) addresses: &'a [Allowed<SocketAddr>],
+    /// The target's name, if an upstream proxy is to look it up.
+    pub(super) name: Option<&'a Allowed<HostName>>,
+    pub(super) carriage: Carriage,
+    /// Whether a request of plain HTTP asks for another protocol.
+    pub(super) upgrade: bool,
 }
 
 /// A connection that was made.
 pub(super) struct Link {
     pub(super) stream: BoxStream,
-    /// The judged address that it leads to.
-    pub(super) address: SocketAddr,
+    /// The judged address that it leads to; `None` if an upstream proxy looked the name up.
+    pub(super) address: Option<SocketAddr>,
     pub(super) protocol: Protocol,
+    /// How requests are written on it, if it leads to an upstream proxy that forwards them.
+    pub(super) absolute: Option<AbsoluteForm>,
 }
 
 /// What is spoken on a connection.
@@ -71,8 +79,9 @@ impl Connector for Direct {
         let (stream, address) = dial::dial(to.addresses, limit).await?;
         Ok(Link {
             stream: Box::new(stream),
-            address,
+            address: Some(address),
             protocol: Protocol::Http1,
+            absolute: None,
         })
     }
 }

@@ -29,7 +29,7 @@ use super::{
         meter::{Meter, Metered},
         slow::{self, Timed},
     },
-    Link, Protocol,
+    AbsoluteForm, Link, Protocol,
 };
 
 /// A request's body.
@@ -111,6 +111,7 @@ pub(in crate::proxy) struct Origin {
     driver: Arc<Driver>,
     answering: Arc<Answering>,
     meter: Arc<Meter>,
+    absolute: Option<AbsoluteForm>,
 }
 
 /// A request that got no answer.
@@ -146,6 +147,7 @@ impl Origin {
     pub(in crate::proxy) async fn begin(link: Link, settings: &Settings) -> hyper::Result<Self> {
         let meter = Arc::new(Meter::default());
         let answering = Arc::new(Answering::default());
+        let absolute = link.absolute;
         let metered = Metered::new(link.stream, Arc::clone(&meter));
         let (sender, driver) = match link.protocol {
             Protocol::Http1 => {
@@ -159,6 +161,7 @@ impl Origin {
             driver: Arc::new(Driver(driver.abort_handle())),
             answering,
             meter,
+            absolute,
         })
     }
 
@@ -194,6 +197,11 @@ impl Origin {
         }
     }
 
+    /// Returns how requests are written for an upstream proxy that forwards them; `None` for an origin.
+    pub(in crate::proxy) fn absolute(&self) -> Option<&AbsoluteForm> {
+        self.absolute.as_ref()
+    }
+
     /// Whether several requests can be under way at a time.
     pub(in crate::proxy) fn is_shared(&self) -> bool {
         matches!(self.sender, Sender::Http2(_))
@@ -225,6 +233,7 @@ impl Origin {
             driver: Arc::clone(&self.driver),
             answering: Arc::clone(&self.answering),
             meter: Arc::clone(&self.meter),
+            absolute: self.absolute.clone(),
         })
     }
 

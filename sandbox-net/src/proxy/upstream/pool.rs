@@ -25,7 +25,8 @@ const KEPT: Duration = Duration::from_secs(4);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::proxy) struct Key {
     pub(in crate::proxy) target: Target,
-    pub(in crate::proxy) address: SocketAddr,
+    /// `None` if an upstream proxy looked the name up.
+    pub(in crate::proxy) address: Option<SocketAddr>,
     pub(in crate::proxy) generation: u64,
     /// Whether it carries TLS, so that neither stands in for the other.
     pub(in crate::proxy) tls: bool,
