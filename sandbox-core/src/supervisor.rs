@@ -1,9 +1,10 @@
 //! Detached sandboxes: a supervisor process each, and no daemon.
 //!
 //! The process that creates or starts one runs the helper binary as its supervisor, hands it a job on
-//! its standard input and waits for a line that says how that ended; lines before it tell how far it is. Should it go before that, the supervisor gives up: what
-//! was being created is removed, what was being started is stopped. From then on the supervisor is the
-//! owner, until the machine ends or the sandbox is removed.
+//! its standard input and waits for a line that says how that ended; lines before it tell how far it is.
+//! Should it go before that, the supervisor gives up: what was being created is removed, what was being
+//! started is stopped. From then on the supervisor is the owner, until the machine ends or the sandbox is
+//! removed.
 
 use std::io;
 use std::path::{Path, PathBuf};
