@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use rustix::process::{Pid, Signal, kill_process};
 use sandbox_net::UpstreamProxy;
 use tokio::net::TcpStream;
 
@@ -21,7 +22,7 @@ const SQUID: &str = "/usr/sbin/squid";
 const LOGIN: &str = "#!/bin/sh\nwhile read -r user password; do\n\
     if [ \"$user:$password\" = \"$1\" ]; then echo OK; else echo ERR; fi\ndone\n";
 
-/// A Squid of this test; dropped, it is killed.
+/// A Squid of this test; dropped, it is ended.
 struct Squid {
     address: SocketAddr,
     child: Child,
@@ -46,7 +47,8 @@ impl Squid {
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
         }
         let child = Command::new(SQUID)
-            .args(["-N", "-f"])
+            // The name of its shared memory, which would otherwise be that of every other Squid.
+            .args(["-n", &format!("test{}", address.port()), "-N", "-f"])
             .arg(here.join("squid.conf"))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -87,8 +89,9 @@ impl Squid {
 }
 
 impl Drop for Squid {
+    /// Killed, it would leave its shared memory behind.
     fn drop(&mut self) {
-        drop(self.child.kill());
+        drop(kill_process(Pid::from_child(&self.child), Signal::TERM));
         drop(self.child.wait());
     }
 }
