@@ -15,9 +15,9 @@ use crate::lifecycle::Lifetime;
 use crate::network::Inspection;
 use crate::owner::{Means, Owner};
 use crate::progress::{Progress, Step};
-use crate::sandbox::{Link, Sandbox, blocking, launch};
+use crate::sandbox::{Link, Sandbox, launch};
 use crate::spec::{ExtraDisk, ImageSource, Limits, Spec, Tmpfs, Workspace};
-use crate::state::{Store, check_name};
+use crate::state::{Store, blocking, check_name};
 use crate::upstream::{UpstreamProxy, unwritable};
 use crate::{control, helper};
 

@@ -15,7 +15,8 @@ use sandbox_base::{BoxStream, Error, ErrorKind};
 use sandbox_vm::Agent;
 use tokio_util::io::SyncIoBridge;
 
-use crate::sandbox::{blocking, bytes_of};
+use crate::sandbox::bytes_of;
+use crate::state::blocking;
 
 /// The most entries of an archive.
 const MAX_ENTRIES: usize = 4_000_000;

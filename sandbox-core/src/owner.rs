@@ -31,9 +31,8 @@ use crate::layers::Loaded;
 use crate::lifecycle::{Lifetime, Move, State};
 use crate::network;
 use crate::progress::{Progress, Step};
-use crate::sandbox::blocking;
 use crate::spec::Spec;
-use crate::state::{Owned, Record};
+use crate::state::{Owned, Record, blocking};
 use crate::workspace::{SyncReport, Workspaces};
 
 /// How long a guest may take to flush its disks and power off.

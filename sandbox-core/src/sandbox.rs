@@ -23,7 +23,7 @@ use crate::lifecycle::{Lifetime, State};
 use crate::owner::{Defaults, Owner, to_its_end};
 use crate::progress::Progress;
 use crate::spec::Spec;
-use crate::state::{Record, Store};
+use crate::state::{Record, Store, blocking};
 use crate::workspace::SyncReport;
 use crate::{helper, supervisor};
 
@@ -563,15 +563,6 @@ pub(crate) async fn launch(
 async fn find(store: &Store, name: &str) -> Result<crate::state::Found, Error> {
     let (store, name) = (store.clone(), name.to_owned());
     blocking(move || store.find(&name)).await
-}
-
-/// Runs what waits for the file system, or for another process's lock, where waiting is allowed.
-pub(crate) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
-) -> Result<T, Error> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|error| Error::new(ErrorKind::Io, "wait for the file system").with_source(error))?
 }
 
 /// Brings workspaces into agreement at the ends of commands, without keeping the sandbox alive.

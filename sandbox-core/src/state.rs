@@ -12,9 +12,10 @@
 //! ```
 //!
 //! A folder whose lock is free has no owner: it is a stopped detached sandbox, or the remains of an owner
-//! that died (an attached one, or one that was still being created). [`Store::list`] tells them apart and removes the remains. While a dead owner's watchdog is
-//! at work it claims the runtime folder (`sandbox_base::watchdog::claim`): until it is done, the name is
-//! not taken anew and the disk not used, so that it never removes what is somebody else's by then.
+//! that died (an attached one, or one that was still being created). [`Store::list`] tells them apart and
+//! removes the remains. While a dead owner's watchdog is at work it claims the runtime folder
+//! (`sandbox_base::watchdog::claim`): until it is done, the name is not taken anew and the disk not used,
+//! so that it never removes what is somebody else's by then.
 
 use std::fs;
 use std::io;
@@ -500,6 +501,15 @@ fn remove_tree(path: &Path) -> Result<(), Error> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(error)),
         _ => Ok(()),
     }
+}
+
+/// Runs what waits for the file system, or for another process's lock, where waiting is allowed.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| Error::new(ErrorKind::Io, "wait for the file system").with_source(error))?
 }
 
 #[cfg(test)]

@@ -23,9 +23,8 @@ use crate::layers::Loaded;
 use crate::lifecycle::Lifetime;
 use crate::owner::{Means, Owner};
 use crate::progress::{Progress, Step};
-use crate::sandbox::blocking;
 use crate::spec::Spec;
-use crate::state::Store;
+use crate::state::{Store, blocking};
 
 /// The first argument that makes the helper binary a supervisor.
 pub const VERB: &str = "supervisor";

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::support::{Place, note_microvm, write};
+use crate::support::{Place, Running, note_microvm, wait_until, write};
 
 #[test]
 fn a_command_runs_and_only_its_changes_stay() {
@@ -63,5 +63,50 @@ fn a_command_that_is_not_there_is_127_and_nothing_stays() {
     let ended = place.run(&arguments).exited(127);
     note_microvm("a_command_that_is_not_there_is_127_and_nothing_stays");
     assert!(ended.stderr().contains("no-such-program"), "{ended:?}");
+    place.assert_clean();
+}
+
+#[test]
+fn what_is_left_to_a_person_is_told() {
+    let place = Place::new();
+    let project = place.project();
+    write(project.join(".envrc"), "of both\n");
+    let script = "mkdir -p .git/hooks; echo evil > .git/hooks/pre-commit; echo inside > .envrc; \
+                  touch ready; until [ -e go-on ]; do sleep 0.1; done";
+    let arguments = ["run", "--rm", "shell", ".", "--", "sh", "-c", script];
+    let running = Running::start(&mut place.tool(&arguments));
+    wait_until("the command to be half-way", || {
+        project.join("ready").exists()
+    });
+    write(project.join(".envrc"), "outside\n");
+    write(project.join("go-on"), "");
+    let ended = running.end().exited(0);
+    note_microvm("what_is_left_to_a_person_is_told");
+    let said = ended.stderr();
+    let about = |path: &str| said.lines().find(|line| line.contains(path));
+    for path in ["/.envrc", "/.git/hooks/pre-commit"] {
+        let line = about(path).unwrap_or_default();
+        assert!(line.contains("stays inside"), "{path}: {said}");
+    }
+    let kept = fs::read_to_string(project.join(".envrc")).unwrap();
+    assert_eq!(kept, "outside\n");
+    assert!(!project.join(".git/hooks/pre-commit").exists());
+    place.assert_clean();
+}
+
+#[test]
+fn a_command_that_empties_its_workspace_empties_nothing_here() {
+    let place = Place::new();
+    let project = place.project();
+    write(project.join("a"), "kept\n");
+    write(project.join("b"), "kept\n");
+    let arguments = ["run", "--rm", "shell", ".", "--", "rm", "a", "b"];
+    let ended = place.run(&arguments).failed("emptied in the guest");
+    note_microvm("a_command_that_empties_its_workspace_empties_nothing_here");
+    assert_eq!(ended.stdout(), "");
+    for name in ["a", "b"] {
+        let text = fs::read_to_string(project.join(name)).unwrap();
+        assert_eq!(text, "kept\n");
+    }
     place.assert_clean();
 }
