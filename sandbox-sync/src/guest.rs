@@ -41,9 +41,18 @@ pub struct Options {
     /// A folder in which new contents wait, on the file system of the root; by default, and where it lies
     /// elsewhere, a folder in the root is used while changes are applied.
     pub staging: Option<PathBuf>,
+    /// The folder that is served, whatever the host names; by default the one that it names.
+    pub root: Option<PathBuf>,
 }
 
 impl Options {
+    /// Serves this folder and no other.
+    #[must_use]
+    pub fn with_root(mut self, path: impl Into<PathBuf>) -> Self {
+        self.root = Some(path.into());
+        self
+    }
+
     /// Sets where new contents wait.
     #[must_use]
     pub fn with_staging(mut self, path: impl Into<PathBuf>) -> Self {
@@ -121,7 +130,8 @@ fn open(hello: Hello, options: Options) -> Result<(Replica, Watch), Error> {
             detail,
         ));
     }
-    let path = PathBuf::from(std::ffi::OsString::from_vec(hello.root));
+    let named = || PathBuf::from(std::ffi::OsString::from_vec(hello.root));
+    let path = options.root.unwrap_or_else(named);
     let root = create_root(&path, hello.owner).and_then(|()| Root::open(&path));
     let root = root.map_err(|error| Error::io("open the workspace in the guest", error))?;
     root.lock_within(PATIENCE)
