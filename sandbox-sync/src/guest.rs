@@ -29,7 +29,7 @@ use crate::tree::{Entry, Tree};
 use crate::watch::Watch;
 
 /// How long to collect changes before a hint goes out.
-const SETTLE: Duration = Duration::from_millis(20);
+const SETTLE: Duration = Duration::from_millis(2);
 
 /// How long an earlier session may take to end; the host, which decides who may come, has let go of it.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -116,7 +116,7 @@ async fn hello(reader: &mut BufReader<ReadHalf<BoxStream>>) -> Result<Option<Hel
     }
 }
 
-fn open(hello: Hello, options: Options) -> Result<(Replica, Watch), Error> {
+fn open(hello: Hello, options: Options) -> Result<(Replica, Arc<Watch>), Error> {
     use std::os::unix::ffi::OsStringExt;
     if hello.version != protocol::VERSION {
         let detail = format!(
@@ -147,8 +147,12 @@ fn open(hello: Hello, options: Options) -> Result<(Replica, Watch), Error> {
         staging: options.staging,
         owner: hello.owner,
     };
-    let watch = Watch::start(root.path());
-    Ok((Replica::new(root, setup), watch))
+    let watch = match hello.watch {
+        true => Watch::start(&root),
+        false => Watch::nothing(),
+    };
+    let watch = Arc::new(watch);
+    Ok((Replica::new(root, setup, watch.clone()), watch))
 }
 
 /// Creates the root, owned as its files will be; the folders above it belong to the agent's user.
@@ -188,9 +192,9 @@ impl Drop for Hints {
     }
 }
 
-async fn hint(watch: Watch, writer: Writer) {
-    let interval = watch.interval(Duration::MAX);
+async fn hint(watch: Arc<Watch>, writer: Writer) {
     loop {
+        let interval = watch.interval(Duration::MAX);
         // Where nothing can be watched the host is asked to look from time to time.
         drop(tokio::time::timeout(interval, watch.changed()).await);
         tokio::time::sleep(SETTLE).await;
@@ -221,7 +225,7 @@ impl Guest {
                 Err(error) => return Err(stream_error(error)),
             };
             match request {
-                Request::Scan => self.scan().await?,
+                Request::Scan(thorough) => self.scan(thorough).await?,
                 Request::Fetch(part) => fetch.extend(part),
                 Request::FetchEnd => self.fetch(std::mem::take(&mut fetch)).await?,
                 Request::Ops(part) => ops.extend(part),
@@ -234,10 +238,10 @@ impl Guest {
         }
     }
 
-    async fn scan(&mut self) -> Result<(), Error> {
-        let scan = |replica: &mut Replica| {
-            let before = replica.scan()?;
-            Ok(changes(&before, replica.tree()))
+    async fn scan(&mut self, thorough: bool) -> Result<(), Error> {
+        let scan = move |replica: &mut Replica| {
+            let changed = replica.scan(thorough)?;
+            Ok(found(changed, replica.tree()))
         };
         let scanned: io::Result<_> = self.replica.run(scan).await.map_err(work_error)?;
         let found = match scanned {
@@ -313,11 +317,15 @@ impl Source for Guest {
 
 type Found = Vec<(crate::RelPath, Option<Entry>)>;
 
-fn changes(before: &Tree, now: &Tree) -> Found {
-    before
-        .changes_to(now)
-        .map(|(path, entry)| (path.clone(), entry.cloned()))
-        .collect()
+fn found(mut changed: Vec<crate::RelPath>, tree: &Tree) -> Found {
+    // Looked at twice, told once.
+    changed.sort();
+    changed.dedup();
+    let entry = |path: crate::RelPath| {
+        let entry = tree.entry(&path).cloned();
+        (path, entry)
+    };
+    changed.into_iter().map(entry).collect()
 }
 
 fn path_bytes(path: &crate::RelPath) -> usize {

@@ -3,7 +3,7 @@
 //! A task of its own reads the stream into a short queue, so that a hint is noticed whatever else is going
 //! on. Any error of the stream or the protocol is final: the peer is not spoken to again.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -106,11 +106,15 @@ impl Peer {
         }
     }
 
-    /// Asks for what changed since the last scan; `false` means that the guest's root is gone.
-    pub(crate) async fn scan(&mut self) -> Result<bool, Error> {
-        self.say(&Request::Scan).await?;
+    /// Asks for what changed since the last scan, which the guest finds by a `thorough` look or by its
+    /// watch, and returns the paths; `None` means that the guest's root is gone.
+    pub(crate) async fn scan(
+        &mut self,
+        thorough: bool,
+    ) -> Result<Option<BTreeSet<RelPath>>, Error> {
+        self.say(&Request::Scan(thorough)).await?;
         self.flush().await?;
-        let mut seen = HashSet::new();
+        let mut seen = BTreeSet::new();
         loop {
             match self.message().await? {
                 Reply::Found(entries) => {
@@ -119,20 +123,20 @@ impl Peer {
                     }
                 }
                 Reply::Scanned => break,
-                Reply::RootGone => return Ok(false),
+                Reply::RootGone => return Ok(None),
                 reply => return Err(unexpected(reply)),
             }
         }
-        let checked = self.tree.check();
+        let checked = self.tree.check_at(&seen);
         checked.map_err(|path| Error::protocol(format!("a tree that cannot be, at {path}")))?;
-        Ok(true)
+        Ok(Some(seen))
     }
 
     fn found(
         &mut self,
         path: RelPath,
         entry: Option<Entry>,
-        seen: &mut HashSet<RelPath>,
+        seen: &mut BTreeSet<RelPath>,
     ) -> Result<(), Error> {
         if entry.is_none() && self.tree.entry(&path).is_none() {
             return Err(Error::protocol(format!(

@@ -36,7 +36,7 @@ use crate::rules::Lists;
 use crate::tree::Entry;
 
 /// The version of this protocol; both sides must speak the same.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 /// The longest message, contents aside.
 pub(crate) const MESSAGE: usize = 1 << 20;
 /// The most bytes of contents in one piece.
@@ -56,13 +56,16 @@ pub(crate) struct Hello {
     pub(crate) lists: Lists,
     pub(crate) entries: u64,
     pub(crate) file_bytes: u64,
+    /// Whether the guest shall watch its root; otherwise each scan reads everything.
+    pub(crate) watch: bool,
 }
 
 /// What the host says.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) enum Request {
     Hello(Box<Hello>),
-    Scan,
+    /// Whether to look at everything, whatever the guest's watch says.
+    Scan(bool),
     /// Number, path and length of each file.
     Fetch(Vec<(u32, RelPath, u64)>),
     FetchEnd,

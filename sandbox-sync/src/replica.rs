@@ -16,9 +16,10 @@ use crate::protocol::{CHUNK, Part, Piece};
 use crate::reconcile::Op;
 use crate::root::{Facts, Root};
 use crate::rules::Rules;
-use crate::scan::{Bounds, Scanner, open_file};
+use crate::scan::{Bounds, Place, Scanner, open_file};
 use crate::stage::{Owner, Staging, flush};
 use crate::tree::{Digest, Entry, Tree};
+use crate::watch::{Dirt, Watch};
 
 /// What a replica needs to know besides its root.
 #[derive(Debug, Clone)]
@@ -34,16 +35,18 @@ pub(crate) struct Setup {
 pub(crate) struct Replica {
     root: Arc<Root>,
     setup: Setup,
+    watch: Arc<Watch>,
     scanner: Scanner,
     tree: Arc<Tree>,
 }
 
 impl Replica {
-    pub(crate) fn new(root: Root, setup: Setup) -> Self {
+    pub(crate) fn new(root: Root, setup: Setup, watch: Arc<Watch>) -> Self {
         Self {
             root: Arc::new(root),
             setup,
-            scanner: Scanner::default(),
+            scanner: Scanner::watching(watch.clone()),
+            watch,
             tree: Arc::default(),
         }
     }
@@ -57,22 +60,44 @@ impl Replica {
         &self.tree
     }
 
-    /// Looks at everything in the root and returns what it found before.
+    /// Looks at what is dirty, or at everything where nothing vouches for the rest or a `thorough` look is
+    /// asked for, and returns the paths that are not what they were.
     ///
     /// Answers `NotFound` where the root is gone or is another folder now.
-    pub(crate) fn scan(&mut self) -> io::Result<Arc<Tree>> {
+    pub(crate) fn scan(&mut self, thorough: bool) -> io::Result<Vec<RelPath>> {
         if !self.root.is_in_place() {
             return Err(io::ErrorKind::NotFound.into());
         }
-        let tree = self
-            .scanner
-            .scan(&self.root, &self.setup.rules, self.setup.bounds)?;
-        Ok(std::mem::replace(&mut self.tree, Arc::new(tree)))
+        let place = Place {
+            root: &self.root,
+            rules: &self.setup.rules,
+            bounds: self.setup.bounds,
+        };
+        let scanned = match self.watch.take() {
+            Dirt::Paths(paths) if !thorough => {
+                let tree = Arc::make_mut(&mut self.tree);
+                self.scanner.look(place, (tree, paths))
+            }
+            _ => {
+                let tree = self.scanner.scan(place.root, place.rules, place.bounds);
+                tree.map(|tree| {
+                    let changes = self.tree.changes_to(&tree);
+                    let changed = changes.map(|(path, _)| path.clone()).collect();
+                    self.tree = Arc::new(tree);
+                    changed
+                })
+            }
+        };
+        scanned.inspect_err(|_| self.watch.lose())
     }
 
     /// Starts a batch: stages what is at hand here, so that only the rest has to be sent.
     pub(crate) fn prepare(&self, ops: Vec<Op>) -> io::Result<Batch> {
         let setup = &self.setup;
+        // Whatever comes of them, and whether or not it makes an event, the next scan looks there.
+        for op in &ops {
+            self.watch.mark(&op.path);
+        }
         let staging = Staging::open(&self.root, setup.staging.as_deref(), setup.owner)?;
         let mut batch = Batch {
             root: self.root.clone(),

@@ -146,7 +146,7 @@ fn file(text: &[u8]) -> Option<Entry> {
 }
 
 fn scan(request: &Request) -> bool {
-    matches!(request, Request::Scan)
+    matches!(request, Request::Scan(_))
 }
 
 #[tokio::test]
