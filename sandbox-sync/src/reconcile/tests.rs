@@ -339,6 +339,29 @@ fn nothing_comes_back_from_a_read_only_workspace() {
     );
 }
 
+#[test]
+fn i6_a_folder_that_stays_for_what_it_holds_is_looked_at_whole() {
+    let [base, host, guest] = ["c/ c/b/", "", "c/ c/a! c/b/"].map(tree);
+    let rules = no_rules();
+    let mode = Mode::TwoWaySafe;
+    let first = Input {
+        base: &base,
+        host: &host,
+        guest: &guest,
+        rules: &rules,
+        mode,
+    };
+    let (after, changed) = carry_out(first, None);
+    let input = Input {
+        base: &after.base,
+        host: &after.host,
+        guest: &after.guest,
+        rules: &rules,
+        mode,
+    };
+    assert_eq!(reconcile_within(input, &changed), reconcile(input));
+}
+
 /// Trees of up to three levels over few names and few contents, so that the sides meet.
 fn any_tree() -> impl Strategy<Value = Tree> {
     let leaf = prop_oneof![

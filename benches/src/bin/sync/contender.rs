@@ -13,6 +13,7 @@ use crate::tree::{self, Spec};
 
 const FIRST: (&str, &str) = ("first copy, flushed", "s");
 const AGAIN: (&str, &str) = ("nothing changed", "ms");
+const LOOKED: (&str, &str) = ("nothing changed, no watcher", "ms");
 const EDITS: (&str, &str) = ("100 edits", "ms");
 const FLOOR: (&str, &str) = ("one walk", "ms");
 
@@ -40,6 +41,7 @@ pub(crate) async fn turns(
     for halves in [Halves::Apart, Halves::Together] {
         if halves.name().contains(only) {
             ours(folder, (spec, halves), table).await?;
+            without_watch(folder, halves, table).await?;
             fs::remove_dir_all(folder.join("copy"))?;
         }
     }
@@ -77,6 +79,19 @@ async fn ours(folder: &Path, (spec, halves): (&Spec, Halves), table: &mut Table)
         ours.session.flush().await?;
         table.add(EDITS, (halves.name(), start.elapsed().as_secs_f64() * 1e3));
         same(&tree, &copy)?;
+    }
+    ours.stop().await
+}
+
+async fn without_watch(folder: &Path, halves: Halves, table: &mut Table) -> Result<()> {
+    let (tree, copy) = (folder.join("tree"), folder.join("copy"));
+    let ours = Ours::start_without_watch(&tree, &copy, halves).await?;
+    tokio::time::sleep(std::time::Duration::from_millis(2_100)).await;
+    ours.session.flush().await?;
+    for _ in 0..REPEATS {
+        let start = Instant::now();
+        ours.session.flush().await?;
+        table.add(LOOKED, (halves.name(), start.elapsed().as_secs_f64() * 1e3));
     }
     ours.stop().await
 }

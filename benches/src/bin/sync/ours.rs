@@ -40,7 +40,20 @@ pub(crate) struct Ours {
 impl Ours {
     /// Starts a session, which makes the first copy.
     pub(crate) async fn start(tree: &Path, copy: &Path, halves: Halves) -> Result<Self> {
-        let options = Options::default().with_guest_root(copy);
+        Self::start_with(tree, halves, Options::default().with_guest_root(copy)).await
+    }
+
+    /// Starts one that looks at everything in each cycle.
+    pub(crate) async fn start_without_watch(
+        tree: &Path,
+        copy: &Path,
+        halves: Halves,
+    ) -> Result<Self> {
+        let options = Options::default().with_guest_root(copy).with_watch(false);
+        Self::start_with(tree, halves, options).await
+    }
+
+    async fn start_with(tree: &Path, halves: Halves, options: Options) -> Result<Self> {
         let moved = Arc::new(AtomicU64::new(0));
         let (stream, child): (Box<dyn Stream>, _) = match halves {
             Halves::Together => {
