@@ -82,8 +82,11 @@ impl Replica {
                 let tree = self.scanner.scan(place.root, place.rules, place.bounds);
                 tree.map(|tree| {
                     let changes = self.tree.changes_to(&tree);
-                    let changed = changes.map(|(path, _)| path.clone()).collect();
-                    self.tree = Arc::new(tree);
+                    let changed: Vec<_> = changes.map(|(path, _)| path.clone()).collect();
+                    // Of two equal trees the one that was known stays: others share its paths.
+                    if !changed.is_empty() {
+                        self.tree = Arc::new(tree);
+                    }
                     changed
                 })
             }
