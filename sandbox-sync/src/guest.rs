@@ -4,6 +4,7 @@
 //! host does, so a program in the sandbox that races with it loses nothing either. Between requests it
 //! sends hints that something changed.
 
+use std::collections::HashMap;
 use std::io;
 use std::path::Path;
 use std::path::PathBuf;
@@ -16,8 +17,9 @@ use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 
 use crate::apply::Refusal;
+use crate::delta::Index;
 use crate::error::Error;
-use crate::protocol::{self, Hello, Piece, Received, Reply, Request, batches, clip, weight};
+use crate::protocol::{self, Hello, Mark, Piece, Received, Reply, Request, batches, clip, weight};
 use crate::reconcile::Op;
 use crate::replica::{Batch, Replica, Setup, Wanted, Worker};
 use crate::root::Root;
@@ -216,6 +218,7 @@ struct Guest {
 impl Guest {
     async fn serve(&mut self) -> Result<(), Error> {
         let mut fetch = Vec::new();
+        let mut marks = Marks::new();
         let mut ops = Vec::new();
         loop {
             let request = match protocol::read::<Request>(&mut self.reader).await {
@@ -227,7 +230,11 @@ impl Guest {
             match request {
                 Request::Scan(thorough) => self.scan(thorough).await?,
                 Request::Fetch(part) => fetch.extend(part),
-                Request::FetchEnd => self.fetch(std::mem::take(&mut fetch)).await?,
+                Request::Have(item, part) => marks.entry(item).or_default().extend(part),
+                Request::FetchEnd => {
+                    let files = std::mem::take(&mut fetch);
+                    self.fetch(files, std::mem::take(&mut marks)).await?;
+                }
                 Request::Ops(part) => ops.extend(part),
                 Request::OpsEnd => self.carry_out(std::mem::take(&mut ops)).await?,
                 Request::Hello(_) | Request::Piece(_) => {
@@ -258,8 +265,17 @@ impl Guest {
         self.say(&Reply::Scanned).await
     }
 
-    async fn fetch(&mut self, files: Vec<(u32, crate::RelPath, u64)>) -> Result<(), Error> {
-        let wanted = |(item, path, size)| Wanted { item, path, size };
+    async fn fetch(
+        &mut self,
+        files: Vec<(u32, crate::RelPath, u64)>,
+        mut marks: Marks,
+    ) -> Result<(), Error> {
+        let wanted = |(item, path, size)| Wanted {
+            item,
+            path,
+            size,
+            index: marks.remove(&item).map(Index::new),
+        };
         let wanted = files.into_iter().map(wanted).collect();
         let (mut pieces, _reader) = transfer::send(self.root.clone(), wanted);
         while let Some(piece) = pieces.recv().await {
@@ -273,10 +289,13 @@ impl Guest {
     async fn carry_out(&mut self, ops: Vec<Op>) -> Result<(), Error> {
         let prepare = move |replica: &mut Replica| replica.prepare(ops);
         let batch = self.replica.run(prepare).await.map_err(work_error)?;
-        let batch = batch.map_err(|error| Error::io("stage in the guest", error))?;
+        let mut batch = batch.map_err(|error| Error::io("stage in the guest", error))?;
         let needed: Vec<u32> = batch.needed().iter().map(|(item, _)| *item).collect();
         for part in batches(needed, |_| 0) {
             self.say(&Reply::Need(part)).await?;
+        }
+        for (item, marks) in batch.take_marks() {
+            self.say(&Reply::Have(item, marks)).await?;
         }
         self.say(&Reply::NeedEnd).await?;
         self.flush().await?;
@@ -314,6 +333,9 @@ impl Source for Guest {
         }
     }
 }
+
+/// What the host has of the old versions of files that it asks for.
+type Marks = HashMap<u32, Vec<Mark>>;
 
 type Found = Vec<(crate::RelPath, Option<Entry>)>;
 

@@ -110,6 +110,8 @@ mod apply;
 #[cfg(unix)]
 mod cycle;
 #[cfg(unix)]
+mod delta;
+#[cfg(unix)]
 mod driver;
 #[cfg(unix)]
 pub mod guest;

@@ -3,7 +3,7 @@
 //! A task of its own reads the stream into a short queue, so that a hint is noticed whatever else is going
 //! on. Any error of the stream or the protocol is final: the peer is not spoken to again.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,11 +13,12 @@ use tokio::io::{AsyncWriteExt, BufWriter, ReadHalf, WriteHalf};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 
+use crate::delta::{self, Index};
 use crate::error::Error;
 use crate::options::Limits;
 use crate::path::RelPath;
 use crate::progress::Progress;
-use crate::protocol::{self, Hello, Piece, Received, Reply, Request, batches, clip, weight};
+use crate::protocol::{self, Hello, Mark, Piece, Received, Reply, Request, batches, clip, weight};
 use crate::reconcile::Op;
 use crate::replica::{Batch, Wanted};
 use crate::root::Root;
@@ -170,7 +171,7 @@ impl Peer {
     }
 
     /// Fills `batch` with the contents of the guest's files.
-    pub(crate) async fn fetch(&mut self, batch: Batch) -> Result<Batch, Error> {
+    pub(crate) async fn fetch(&mut self, mut batch: Batch) -> Result<Batch, Error> {
         let wanted = batch.wanted();
         if wanted.is_empty() {
             return Ok(batch);
@@ -181,6 +182,9 @@ impl Peer {
                 .map(|want| (want.item, want.path, want.size))
                 .collect();
             self.say(&Request::Fetch(part)).await?;
+        }
+        for (item, marks) in batch.take_marks() {
+            self.say(&Request::Have(item, marks)).await?;
         }
         self.say(&Request::FetchEnd).await?;
         self.flush().await?;
@@ -242,10 +246,20 @@ impl Peer {
     /// Reads which contents the guest lacks: files among `ops`, ascending.
     async fn needed(&mut self, ops: &[Op]) -> Result<Vec<Wanted>, Error> {
         let mut needed: Vec<Wanted> = Vec::new();
+        let mut had = Had::default();
         loop {
             let part = match self.message().await? {
                 Reply::Need(part) => part,
-                Reply::NeedEnd => return Ok(needed),
+                Reply::Have(item, marks) => {
+                    had.add(ops, &needed, (item, marks))?;
+                    continue;
+                }
+                Reply::NeedEnd => {
+                    for want in &mut needed {
+                        want.index = had.marks.remove(&want.item).map(Index::new);
+                    }
+                    return Ok(needed);
+                }
                 reply => return Err(unexpected(reply)),
             };
             for item in part {
@@ -259,6 +273,7 @@ impl Peer {
                     item,
                     path: op.path.clone(),
                     size,
+                    index: None,
                 });
             }
         }
@@ -291,6 +306,37 @@ impl Peer {
             Some(received) => received.map_err(stream_error),
             None => Err(Error::disconnected("synchronize")),
         }
+    }
+}
+
+/// What the guest says that it has of the old versions of files that it needs (`S36`).
+#[derive(Default)]
+struct Had {
+    marks: HashMap<u32, Vec<Mark>>,
+    total: usize,
+}
+
+impl Had {
+    /// Takes in more marks: of a file that it needs and that replaces another, no more than that one can
+    /// have, and no more in all than an honest guest tells.
+    fn add(
+        &mut self,
+        ops: &[Op],
+        needed: &[Wanted],
+        (item, marks): (u32, Vec<Mark>),
+    ) -> Result<(), Error> {
+        let asked = needed.binary_search_by_key(&item, |want| want.item).is_ok();
+        let op = ops.get(item as usize).filter(|_| asked);
+        let old = op.and_then(|op| op.old.as_ref()?.content());
+        let of = self.marks.entry(item).or_default();
+        self.total += marks.len();
+        let most = old.map_or(0, |(_, size)| size / delta::SHORTEST as u64 + 1);
+        let all = (of.len() + marks.len()) as u64;
+        if marks.is_empty() || all > most || self.total > delta::MOST {
+            return Err(Error::protocol("blocks of what it cannot have"));
+        }
+        of.extend(marks);
+        Ok(())
     }
 }
 
@@ -343,6 +389,7 @@ fn unexpected(reply: Reply) -> Error {
         Reply::RootGone => "RootGone",
         Reply::Piece(_) => "Piece",
         Reply::Need(_) => "Need",
+        Reply::Have(..) => "Have",
         Reply::NeedEnd => "NeedEnd",
         Reply::Outcome(_) => "Outcome",
         Reply::OutcomeEnd => "OutcomeEnd",

@@ -1,5 +1,10 @@
 //! Names and folders that have to be looked at again, as data.
 
+#![cfg_attr(
+    not(target_os = "linux"),
+    allow(dead_code, reason = "elsewhere everything is dirty")
+)]
+
 use std::collections::BTreeMap;
 
 use crate::path::RelPath;
