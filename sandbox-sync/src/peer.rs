@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sandbox_base::{BoxStream, ErrorKind};
-use tokio::io::{AsyncWriteExt, BufWriter, ReadHalf, WriteHalf};
+use tokio::io::{AsyncWriteExt, BufReader, BufWriter, ReadHalf, WriteHalf};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 
@@ -363,10 +363,12 @@ async fn timed(
 }
 
 async fn read_all(
-    mut stream: ReadHalf<BoxStream>,
+    stream: ReadHalf<BoxStream>,
     queue: mpsc::Sender<io::Result<Received<Reply>>>,
     dirty: Arc<Notify>,
 ) {
+    // A message is read in three steps; the stream need not be asked for each of them.
+    let mut stream = BufReader::with_capacity(64 * 1024, stream);
     loop {
         let received = protocol::read::<Reply>(&mut stream).await;
         if matches!(received, Ok(Received::Message(Reply::Dirty))) {

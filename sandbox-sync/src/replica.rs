@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -359,6 +360,8 @@ pub(crate) struct Wanted {
 
 /// Reads files and sends them as pieces, in order; ends early when the receiver is dropped.
 pub(crate) fn read_out(root: &Root, wanted: Vec<Wanted>, pieces: &mpsc::Sender<Piece>) {
+    // The folder that was opened last; neighbours are read one after the other.
+    let mut last: Option<(Option<RelPath>, OwnedFd)> = None;
     for want in wanted {
         let failed = |_| Piece {
             item: want.item,
@@ -367,9 +370,15 @@ pub(crate) fn read_out(root: &Root, wanted: Vec<Wanted>, pieces: &mpsc::Sender<P
             bytes: vec![],
             blocks: None,
         };
-        let opened = root
-            .parent_of(&want.path)
-            .and_then(|folder| open_file(&folder, want.path.name()));
+        let parent = want.path.parent();
+        if last.as_ref().is_none_or(|(path, _)| *path != parent) {
+            let folder = root.directory(parent.as_ref());
+            last = folder.ok().map(|folder| (parent, folder));
+        }
+        let opened = match &last {
+            Some((_, folder)) => open_file(folder, want.path.name()),
+            None => Err(io::ErrorKind::NotFound.into()),
+        };
         let sent = match opened {
             Ok((file, facts)) => match &want.index {
                 Some(index) => read_parts((file, facts), (&want, index), pieces),

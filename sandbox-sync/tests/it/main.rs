@@ -5,6 +5,7 @@
 
 mod crash;
 mod delta;
+mod full;
 mod git;
 mod model;
 mod pair;
