@@ -304,7 +304,7 @@ impl Walk<'_> {
             Some(known) => (facts, known.digest),
             None => {
                 let (mut file, facts) = open_file(folder, path.name())?;
-                let (digest, size) = hash(&mut file)?;
+                let (digest, size) = hash(&mut file, facts.size)?;
                 (Facts { size, ..facts }, digest)
             }
         };
@@ -337,7 +337,7 @@ pub(crate) fn observe(folder: &OwnedFd, name: &[u8], path: &RelPath) -> io::Resu
         FileType::Directory => Entry::Directory,
         FileType::RegularFile => {
             let (mut file, facts) = open_file(folder, name)?;
-            let (digest, size) = hash(&mut file)?;
+            let (digest, size) = hash(&mut file, facts.size)?;
             let executable = facts.is_executable();
             Entry::File {
                 digest,
@@ -392,9 +392,12 @@ pub(crate) fn names(folder: &OwnedFd) -> io::Result<Vec<Vec<u8>>> {
     Ok(names)
 }
 
-fn hash(file: &mut File) -> io::Result<(Digest, u64)> {
+/// Reads a file through, which is about `size` bytes long.
+fn hash(file: &mut File, size: u64) -> io::Result<(Digest, u64)> {
     let mut hasher = blake3::Hasher::new();
-    let mut buffer = vec![0; BUFFER];
+    // Most files are short: a large buffer for each of them costs more than reading it does.
+    let length = usize::try_from(size).map_or(BUFFER, |size| size.saturating_add(1).min(BUFFER));
+    let mut buffer = vec![0; length];
     loop {
         match file.read(&mut buffer)? {
             0 => return Ok((hasher.finalize().into(), hasher.count())),
