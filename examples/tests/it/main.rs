@@ -11,6 +11,8 @@ mod networks;
 mod offline;
 mod once;
 mod support;
+#[cfg(unix)]
+mod sync;
 mod terminal;
 #[cfg(target_os = "linux")]
 #[path = "../../../sandbox-net/tests/it/world/mod.rs"]
