@@ -97,7 +97,7 @@ impl Inspection {
         self.builder().map(drop)
     }
 
-    fn builder(&self) -> Result<InspectorBuilder, Error> {
+    pub(crate) fn builder(&self) -> Result<InspectorBuilder, Error> {
         let mut builder = Inspector::builder();
         for pattern in &self.inspect {
             builder = builder.inspect(pattern).map_err(unusable)?;

@@ -25,6 +25,7 @@ use sandbox_vm::{Agent, Hypervisor, Machine, disk, users};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
+use crate::check::{NetworkCheck, no_target};
 use crate::description::{CaptureState, Description};
 use crate::history;
 use crate::layers::Loaded;
@@ -412,6 +413,18 @@ impl Owner {
     /// Returns all rules in force, with whose they are.
     pub(crate) fn network_layers(&self) -> Result<Layers, Error> {
         Ok(self.above().layers(&self.network()?))
+    }
+
+    /// Tells what would be done about a target, by the rules in force or by others of the sandbox's own.
+    pub(crate) async fn check_network(
+        &self,
+        target: &str,
+        rules: Option<RuleSet>,
+    ) -> Result<NetworkCheck, Error> {
+        let rules = rules.map_or_else(|| self.network(), Ok)?;
+        let policy = self.above().policy(&rules);
+        let checked = self.proxy.check_by(&*policy, target).await;
+        checked.map(Into::into).map_err(no_target)
     }
 
     /// Drops the value of a secret, until it is replaced or reloaded.

@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::net::TcpListener;
 
+use sandbox_core::net::Way;
 use sandbox_core::{ErrorKind, NetworkPolicy, PolicySource, Sandbox, UpstreamProxy};
 
 use crate::place::{Place, promptly};
@@ -96,7 +97,7 @@ fn serve() -> u16 {
 #[tokio::test(flavor = "multi_thread")]
 async fn e34_a_detached_sandbox_goes_through_the_hosts_proxy_and_no_login_is_written_down() {
     let place = Place::new();
-    let (address, asked) = company();
+    let (address, heard) = company();
     let file = place.folder.path().join("proxy-url");
     std::fs::write(&file, format!("http://me:s3cret@{address}\n")).unwrap();
     let with_login = UpstreamProxy::at(&format!("http://me:s3cret@{address}")).unwrap();
@@ -116,9 +117,21 @@ async fn e34_a_detached_sandbox_goes_through_the_hosts_proxy_and_no_login_is_wri
     command.args(["-sS", "http://8.8.8.8/"]);
     let output = command.output().await.unwrap();
     assert_eq!(output.stdout, b"from the company's proxy", "{output:?}");
-    let asked = asked.recv().unwrap();
+    let asked = heard.recv().unwrap();
     assert!(asked.starts_with("CONNECT 8.8.8.8:80 "), "{asked}");
     assert!(asked.contains("Basic bWU6czNjcmV0"), "{asked}");
+
+    // The process that runs it is asked, which has the login; nobody else is.
+    let checked = sandbox
+        .check_network("http://8.8.8.8/", None)
+        .await
+        .unwrap();
+    let proxy = format!("http://{address}");
+    assert_eq!(checked.way, Some(Way::ByAddress { proxy }), "{checked:?}");
+    let other = Some(NetworkPolicy::deny());
+    let denied = sandbox.check_network("8.8.8.8:443", other).await.unwrap();
+    assert!(!denied.allowed && denied.way.is_none(), "{denied:?}");
+    assert!(heard.try_recv().is_err());
 
     let lines = place.processes();
     assert!(!lines.is_empty() && lines.iter().all(|(_, line)| !line.contains("s3cret")));

@@ -1,6 +1,7 @@
 //! The world through the proxy of this host.
 
 mod hostile;
+mod opened;
 #[cfg(target_os = "linux")]
 mod real;
 mod socks;
