@@ -82,6 +82,8 @@ mod error;
 pub mod event;
 #[cfg(feature = "proxy")]
 mod fault;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod guest;
 #[cfg(feature = "inspect")]
 pub mod inspect;

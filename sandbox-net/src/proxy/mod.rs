@@ -31,6 +31,8 @@ mod check;
 mod client;
 mod connection;
 mod exchange;
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing;
 mod gate;
 mod hello;
 mod inside;

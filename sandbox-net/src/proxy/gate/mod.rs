@@ -373,6 +373,37 @@ fn step_trailer(line: bool, cr: bool, byte: u8) -> Result<State, &'static str> {
     }
 }
 
+#[cfg(fuzzing)]
+pub(super) mod fuzzing {
+    //! The ways in for fuzz targets.
+
+    use super::*;
+
+    const LIMIT: usize = 8192;
+
+    pub(in crate::proxy) fn requests(
+        bytes: &[u8],
+        piece: usize,
+    ) -> (Vec<u8>, Result<(), &'static str>) {
+        pass(Gate::for_requests(LIMIT), bytes, piece)
+    }
+
+    pub(in crate::proxy) fn answers(
+        bytes: &[u8],
+        piece: usize,
+        exchange: Arc<Answering>,
+    ) -> (Vec<u8>, Result<(), &'static str>) {
+        pass(Gate::for_answers(LIMIT, exchange), bytes, piece)
+    }
+
+    fn pass(mut gate: Gate, bytes: &[u8], piece: usize) -> (Vec<u8>, Result<(), &'static str>) {
+        let mut out = Vec::new();
+        let mut pieces = bytes.chunks(piece.max(1));
+        let passed = pieces.try_for_each(|piece| gate.push(piece, &mut out));
+        (out, passed)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
