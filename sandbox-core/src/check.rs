@@ -6,8 +6,8 @@ use sandbox_net::{Checked, Proxy, Way};
 use serde::{Deserialize, Serialize};
 
 use crate::network::unusable;
-use crate::sandbox::blocking;
 use crate::spec::Spec;
+use crate::state::blocking;
 
 /// What would be decided about a target, why, and which way a connection would go.
 #[derive(Debug, Clone, Serialize, Deserialize)]
