@@ -578,6 +578,25 @@ mod tests {
             }
         }
 
+        /// Twin of the fuzz target `answers`.
+        #[test]
+        fn how_an_answers_bytes_are_cut_changes_nothing(
+            text in "(HTTP/1.1 (200|103|101) x|\r\n|Content-Length: 3|Transfer-Encoding: chunked|3|abc|0){0,24}",
+            cut in 1usize..9,
+        ) {
+            let pass = |piece: usize| {
+                let exchange = Arc::new(Answering::default());
+                exchange.ask(Asked::Body);
+                let mut gate = Gate::for_answers(8192, exchange);
+                let mut out = Vec::new();
+                let mut pieces = text.as_bytes().chunks(piece);
+                let passed = pieces.try_for_each(|piece| gate.push(piece, &mut out));
+                passed.map(|()| out)
+            };
+            prop_assert_eq!(pass(cut), pass(usize::MAX));
+        }
+
+        /// Twin of the fuzz target `heads`, with those around it.
         #[test]
         fn arbitrary_bytes_never_panic(bytes: Vec<u8>) {
             drop(pass(&bytes));
