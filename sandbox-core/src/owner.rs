@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use sandbox_base::{Dirs, Error, ErrorKind};
+use sandbox_net::approval::Approvals;
 use sandbox_net::credentials::{Credentials, Secret};
 use sandbox_net::inspect::{Inspector, trust};
 use sandbox_net::{
@@ -88,6 +89,8 @@ pub(crate) struct Means {
     pub(crate) hypervisor: Arc<dyn Hypervisor>,
     /// The host's own without.
     pub(crate) resolver: Option<Arc<dyn Resolver>>,
+    /// Nobody is asked without.
+    pub(crate) approvals: Option<Approvals>,
     pub(crate) inspector: Option<Inspector>,
     /// The rules above the sandbox's own.
     pub(crate) above: Loaded,
@@ -107,6 +110,7 @@ impl Owner {
         let Means {
             hypervisor,
             resolver,
+            approvals,
             inspector,
             above,
             upstream,
@@ -115,7 +119,11 @@ impl Owner {
         let record = &owned.record;
         let log = (record.name.as_str(), owned.folder.join("events.jsonl"));
         let policy = above.policy(&record.spec.network);
-        let proxy = network::proxy(policy, (resolver, inspector.as_ref(), upstream), log);
+        let proxy = network::proxy(
+            (policy, approvals),
+            (resolver, inspector.as_ref(), upstream),
+            log,
+        );
         let (proxy, logging) = proxy;
         let seen = Mutex::new(Some(owned.record.clone()));
         Arc::new(Self {
