@@ -67,6 +67,30 @@ async fn nothing_is_let_through_but_what_a_rule_names() {
     sandbox.remove().await.unwrap();
 }
 
+/// By another supervisor, from what is written down.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_policy_is_in_force_again_from_the_first_request_after_a_start() {
+    let place = Place::new();
+    let port = serve();
+    let allowing = || NetworkPolicy::deny().allow(&format!("127.0.0.1/32:{port}"));
+    let sandbox = place.microvm().network(allowing().unwrap()).detached();
+    let sandbox = sandbox.create().await.unwrap();
+    assert_eq!(get(&sandbox, port).await, "200 from the host");
+
+    sandbox.set_network(NetworkPolicy::deny()).await.unwrap();
+    promptly(sandbox.stop()).await.unwrap();
+    drop(place.microvm());
+    promptly(sandbox.start()).await.unwrap();
+    assert!(get(&sandbox, port).await.starts_with("403"));
+    // Rules that are added to others are written down as well.
+    sandbox.extend_network(allowing().unwrap()).await.unwrap();
+    promptly(sandbox.stop()).await.unwrap();
+    drop(place.microvm());
+    promptly(sandbox.start()).await.unwrap();
+    assert_eq!(get(&sandbox, port).await, "200 from the host");
+    sandbox.remove().await.unwrap();
+}
+
 /// Asks for a page through the proxy and returns the status and the body.
 async fn get(sandbox: &Sandbox, port: u16) -> String {
     let url = format!("http://127.0.0.1:{port}/");
