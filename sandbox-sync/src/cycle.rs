@@ -83,19 +83,24 @@ impl Engine {
         };
         let Plan {
             to_host,
-            to_guest,
+            mut to_guest,
+            copies,
             mut agreed,
             conflicts,
+            overruled,
             held,
         } = planned.plan;
         let mut report = Report {
             conflicts,
+            overruled,
             held,
             untracked: planned.untracked,
             ..Report::default()
         };
 
         let batch = self.fetch(to_host).await?;
+        let own: Vec<RelPath> = copies.iter().map(|copy| copy.path.clone()).collect();
+        to_guest.extend(copies);
         if !to_guest.is_empty() {
             let (root, progress) = (self.root.clone(), &self.options.progress);
             let answers = self.peer.carry_out(&to_guest, root, progress).await;
@@ -107,6 +112,7 @@ impl Engine {
                 &mut agreed,
                 &mut report.problems,
             );
+            agreed.retain(|(path, _)| !own.contains(path));
         }
         if let Some(batch) = batch {
             let (ops, answers) = apply(batch).await?;

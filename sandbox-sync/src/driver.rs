@@ -15,7 +15,6 @@ use crate::error::Error;
 use crate::options::Options;
 use crate::peer::Peer;
 use crate::protocol::{self, Hello};
-use crate::reconcile::Mode;
 use crate::replica::{Replica, Setup, Worker};
 use crate::report::{Event, Report};
 use crate::root::Root;
@@ -74,7 +73,7 @@ pub(crate) async fn start(
 
 fn open(path: &Path, options: &Options) -> Result<(Root, Base, Watch), Error> {
     let root = Root::open(path).map_err(|error| Error::io("open the workspace", error))?;
-    root.lock(options.mode != Mode::ReadOnly)
+    root.lock(options.writes_to_host())
         .map_err(|error| match error.kind() {
             std::io::ErrorKind::ResourceBusy => {
                 let detail = format!("another session synchronizes {}", root.path().display());
@@ -82,7 +81,7 @@ fn open(path: &Path, options: &Options) -> Result<(Root, Base, Watch), Error> {
             }
             _ => Error::io("lock the workspace", error),
         })?;
-    if options.mode != Mode::ReadOnly {
+    if options.writes_to_host() {
         Staging::sweep(&root, options.staging.as_deref())
             .map_err(|error| Error::io("clear what an earlier session left", error))?;
     }

@@ -61,6 +61,11 @@ impl Default for Options {
 }
 
 impl Options {
+    /// Tells whether a session may ever write to the host's folder.
+    pub(crate) fn writes_to_host(&self) -> bool {
+        self.mode != Mode::ReadOnly || !self.lists.output.is_empty()
+    }
+
     /// Sets which way changes flow.
     #[must_use]
     pub fn with_mode(mut self, mode: Mode) -> Self {

@@ -56,6 +56,8 @@ pub struct Held {
 pub enum HeldReason {
     /// The held list names it: the host would run it without being asked.
     RunsOnHost,
+    /// The workspace is one for review: it waits to be applied or discarded.
+    Review,
     /// The workspace is read-only.
     ReadOnly,
 }
@@ -94,6 +96,8 @@ pub struct Report {
     pub to_guest: Vec<Change>,
     /// Paths that both sides changed.
     pub conflicts: Vec<Conflict>,
+    /// Conflicts that the host's version won, see [`Mode::TwoWayHostWins`](crate::Mode::TwoWayHostWins).
+    pub overruled: Vec<Conflict>,
     /// Changes in the guest that wait for review or never come back.
     pub held: Vec<Held>,
     /// Paths that could not be brought into agreement this time; the next cycle tries again.

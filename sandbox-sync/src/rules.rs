@@ -1,9 +1,11 @@
 //! Which way each path flows, as data.
 //!
-//! Five lists decide, in this order: what lies in our own staging, **ignore** (stays on its own side,
-//! nobody looks at it), **mask** (the same, because it looks like a secret; reported), **seed** (the host's
+//! Lists decide, in this order: what lies in our own staging, **ignore** (stays on its own side,
+//! nobody looks at it), **mask** (the same, because it looks like a secret; reported), **output** (the guest
+//! writes, the host receives, and nothing of the host's enters the guest), **seed** (the host's
 //! version enters the guest once, then each side keeps its own), **held** (the host's version flows to the
-//! guest; what the guest changes waits for review, because the host would run it without being asked).
+//! guest; what the guest changes waits for review, because the host would run it without being asked; in an
+//! output folder, too, though nothing flows there).
 //! Everything else flows both ways. Masks and held entries are compared without regard to ASCII case, so
 //! that `.GIT/config` is no way around on a host that folds case.
 //!
@@ -103,6 +105,8 @@ pub struct Lists {
     pub mask: Vec<String>,
     /// Exceptions from `mask`.
     pub unmask: Vec<String>,
+    /// Comes out of the guest and never enters it: write-only for the guest, as a folder for results.
+    pub output: Vec<String>,
     /// Enters the guest once; then each side keeps its own.
     pub seed: Vec<String>,
     /// Flows to the guest; what the guest changes is not applied but reported.
@@ -118,6 +122,7 @@ impl Default for Lists {
             ignore: list(IGNORE),
             mask: list(MASK),
             unmask: list(UNMASK),
+            output: Vec::new(),
             seed: list(SEED),
             held: list(HELD),
         }
@@ -146,6 +151,13 @@ impl Lists {
         self
     }
 
+    /// Adds a pattern of paths that come out of the guest and never enter it.
+    #[must_use]
+    pub fn with_output(mut self, pattern: impl Into<String>) -> Self {
+        self.output.push(pattern.into());
+        self
+    }
+
     /// Adds a pattern of paths whose changes in the guest wait for review.
     #[must_use]
     pub fn with_held(mut self, pattern: impl Into<String>) -> Self {
@@ -160,6 +172,10 @@ pub(crate) enum Flow {
     Both,
     /// Host to guest; the guest's changes are reported.
     Held,
+    /// Guest to host.
+    Output,
+    /// Held, within an output folder: neither way.
+    OutputHeld,
     /// Host to guest where the guest has nothing and never had.
     Seed,
     Ignored,
@@ -172,6 +188,7 @@ pub(crate) struct Rules {
     ignore: Vec<Glob>,
     mask: Vec<Glob>,
     unmask: Vec<Glob>,
+    output: Vec<Glob>,
     seed: Vec<Glob>,
     held: Vec<Glob>,
     /// Folders that lead to a held path: as anything but a folder they would lead elsewhere.
@@ -185,6 +202,7 @@ impl Rules {
             ignore: parse(&lists.ignore, false)?,
             mask: parse(&lists.mask, true)?,
             unmask: parse(&lists.unmask, true)?,
+            output: parse(&lists.output, false)?,
             seed: parse(&lists.seed, true)?,
             held_unless_directory: held.iter().flat_map(Glob::leading).collect(),
             held,
@@ -196,10 +214,16 @@ impl Rules {
         let names: Vec<&[u8]> = path.components().collect();
         let any = |globs: &[Glob]| globs.iter().any(|glob| glob.matches(&names));
         match folder {
-            Flow::Ignored | Flow::Masked | Flow::Seed => folder,
+            Flow::Ignored | Flow::Masked | Flow::Seed | Flow::OutputHeld => folder,
             _ if path.name().starts_with(STAGING_PREFIX.as_bytes()) => Flow::Ignored,
             _ if any(&self.ignore) => Flow::Ignored,
             _ if any(&self.mask) && !any(&self.unmask) => Flow::Masked,
+            Flow::Both | Flow::Output if folder == Flow::Output || any(&self.output) => {
+                match any(&self.held) {
+                    true => Flow::OutputHeld,
+                    false => Flow::Output,
+                }
+            }
             _ if any(&self.seed) => Flow::Seed,
             Flow::Both if any(&self.held) => Flow::Held,
             folder => folder,
@@ -349,6 +373,26 @@ mod tests {
         assert_eq!(flow(".git/index.lock"), Flow::Ignored);
         assert_eq!(flow(".git/refs/heads/main.lock"), Flow::Ignored);
         assert_eq!(flow("Cargo.lock"), Flow::Both);
+    }
+
+    #[test]
+    fn an_output_folder_is_one_way_but_for_what_runs_or_is_secret() {
+        let lists = Lists::default().with_output("/out");
+        let rules = Rules::new(&lists).unwrap();
+        for (path, flow) in [
+            ("out", Flow::Output),
+            ("out/a/b", Flow::Output),
+            ("out/.git/index", Flow::Output),
+            ("out/.git/hooks/pre-commit", Flow::OutputHeld),
+            ("out/.env", Flow::Masked),
+            ("a/out", Flow::Both),
+        ] {
+            assert_eq!(
+                rules.walk().flow(&RelPath::new(path).unwrap()),
+                flow,
+                "{path}"
+            );
+        }
     }
 
     #[test]

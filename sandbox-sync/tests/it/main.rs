@@ -6,6 +6,7 @@
 mod crash;
 mod git;
 mod model;
+mod modes;
 mod pair;
 mod safety;
 mod two_way;
