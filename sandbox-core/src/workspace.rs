@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use sandbox_base::{BoxStream, Error};
-use sandbox_sync::{Mode, Options, Report, Session};
+use sandbox_sync::{HeldReason, Options, RelPath, Report, Session};
 use sandbox_vm::Agent;
 use serde::{Deserialize, Serialize};
 
@@ -26,32 +26,36 @@ pub struct SyncReport {
     pub to_guest: Vec<String>,
     /// Paths that both sides changed: each keeps its own.
     pub conflicts: Vec<String>,
-    /// Paths changed inside that do not come back by themselves, because they run without being asked.
+    /// Paths that both sides changed and where the host's version won; the one from inside lies beside it.
+    #[serde(default)]
+    pub overruled: Vec<String>,
+    /// Paths changed inside that do not come back by themselves, because they run without being asked, or
+    /// because the workspace is read-only.
     pub held: Vec<String>,
+    /// Paths changed inside that wait for review.
+    #[serde(default)]
+    pub waiting: Vec<String>,
     /// Paths that could not be brought into agreement, with the reason.
     pub problems: Vec<String>,
 }
 
 impl SyncReport {
     fn new(workspace: &Path, report: &Report) -> Self {
+        let held = |waits: bool| {
+            let held = report.held.iter();
+            texts(
+                held.filter(|one| (one.reason == HeldReason::Review) == waits)
+                    .map(|one| &one.path),
+            )
+        };
         Self {
             workspace: workspace.display().to_string(),
-            to_host: report
-                .to_host
-                .iter()
-                .map(|one| one.path.to_string())
-                .collect(),
-            to_guest: report
-                .to_guest
-                .iter()
-                .map(|one| one.path.to_string())
-                .collect(),
-            conflicts: report
-                .conflicts
-                .iter()
-                .map(|one| one.path.to_string())
-                .collect(),
-            held: report.held.iter().map(|one| one.path.to_string()).collect(),
+            to_host: texts(report.to_host.iter().map(|one| &one.path)),
+            to_guest: texts(report.to_guest.iter().map(|one| &one.path)),
+            conflicts: texts(report.conflicts.iter().map(|one| &one.path)),
+            overruled: texts(report.overruled.iter().map(|one| &one.path)),
+            held: held(false),
+            waiting: held(true),
             problems: report
                 .problems
                 .iter()
@@ -59,6 +63,10 @@ impl SyncReport {
                 .collect(),
         }
     }
+}
+
+fn texts<'a>(paths: impl Iterator<Item = &'a RelPath>) -> Vec<String> {
+    paths.map(ToString::to_string).collect()
 }
 
 /// The sessions of one running machine.
@@ -79,14 +87,10 @@ impl Workspaces {
         let mut sessions = Vec::new();
         for (index, workspace) in workspaces.iter().enumerate() {
             let stream: BoxStream = agent.service(SERVICE).await?;
-            let mode = if workspace.read_only {
-                Mode::ReadOnly
-            } else {
-                Mode::TwoWaySafe
-            };
             let options = options
                 .clone()
-                .with_mode(mode)
+                .with_mode(workspace.mode)
+                .with_lists(workspace.lists())
                 .with_guest_root(&workspace.guest)
                 .with_base_file(history::base(folder, index));
             let session = Session::start(&workspace.host, stream, options)

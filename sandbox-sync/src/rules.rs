@@ -144,6 +144,15 @@ impl Lists {
         self
     }
 
+    /// Tells whether every pattern can be read, before a session is opened with them.
+    ///
+    /// # Errors
+    ///
+    /// `Invalid`, with the first pattern that is none: empty, or with an empty name in it.
+    pub fn check(&self) -> Result<(), Error> {
+        Rules::new(self).map(drop)
+    }
+
     /// Lets paths through that a mask would keep back.
     #[must_use]
     pub fn with_unmask(mut self, pattern: impl Into<String>) -> Self {

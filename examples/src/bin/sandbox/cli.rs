@@ -137,10 +137,12 @@ pub(crate) struct Creation {
     /// What to run
     #[arg(value_enum)]
     pub(crate) agent: Agent,
-    /// Folders that appear at the same paths inside, `:ro` for one whose changes stay inside; the
-    /// current folder without
-    #[arg(value_name = "WORKSPACE[:ro]", value_hint = ValueHint::DirPath)]
+    /// Folders that appear at the same paths inside, with `:MODE` for one that has another mode than
+    /// --mode says, `:ro` for short; the current folder without
+    #[arg(value_name = "WORKSPACE[:MODE]", value_hint = ValueHint::DirPath)]
     pub(crate) workspaces: Vec<String>,
+    #[command(flatten)]
+    pub(crate) syncing: Syncing,
     /// Bring no folder in, not even the current one
     #[arg(long, conflicts_with = "workspaces")]
     pub(crate) no_workspace: bool,
@@ -173,6 +175,56 @@ pub(crate) struct Creation {
     /// End after this long, as in 90s or 10m: the command of `run`, the machine of `create`
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub(crate) timeout: Option<Duration>,
+}
+
+/// How workspaces are synchronized.
+#[derive(Debug, Args)]
+pub(crate) struct Syncing {
+    /// Which way changes flow [default: two-way-safe]
+    #[arg(long, value_enum, value_name = "MODE")]
+    pub(crate) mode: Option<Mode>,
+    /// Keep paths out of the sandbox, by a pattern as `*.secret` or `/config/local.toml`; what looks like
+    /// a secret is kept out anyway
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) mask: Vec<String>,
+    /// Leave paths alone on either side, as `node_modules`
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) ignore: Vec<String>,
+    /// Let paths come out, from a read-only workspace too, and nothing in, as `/dist`
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) output: Vec<String>,
+}
+
+impl Syncing {
+    /// Tells whether it says anything.
+    pub(crate) fn is_given(&self) -> bool {
+        let patterns = [&self.mask, &self.ignore, &self.output];
+        self.mode.is_some() || patterns.iter().any(|patterns| !patterns.is_empty())
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Mode {
+    /// Both ways; what both sides changed is a conflict, and each keeps its own
+    TwoWaySafe,
+    /// Both ways; where both sides changed a file this side's wins, and the other is kept beside it
+    TwoWayHostWins,
+    /// In; what is changed inside waits for `sandbox diff` and `sandbox apply`
+    Review,
+    /// In; nothing comes back
+    #[value(alias = "ro")]
+    ReadOnly,
+}
+
+impl From<Mode> for sandbox_core::sync::Mode {
+    fn from(mode: Mode) -> Self {
+        match mode {
+            Mode::TwoWaySafe => Self::TwoWaySafe,
+            Mode::TwoWayHostWins => Self::TwoWayHostWins,
+            Mode::Review => Self::Review,
+            Mode::ReadOnly => Self::ReadOnly,
+        }
+    }
 }
 
 /// The proxy that this host goes through.
