@@ -22,6 +22,10 @@ use crate::rules::Rules;
 use crate::safety::{self, Halt, Resolution};
 use crate::tree::{Entry, Reason, Tree};
 
+mod review;
+
+pub(crate) use review::Wish;
+
 /// Everything that a cycle works on.
 pub(crate) struct Engine {
     pub(crate) root: Arc<Root>,
@@ -49,6 +53,12 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
+    /// A failure that leaves the session as it was.
+    pub(crate) fn mild(error: Error) -> Self {
+        let fatal = false;
+        Self { error, fatal }
+    }
+
     fn fatal(error: Error) -> Self {
         Self { error, fatal: true }
     }
@@ -125,7 +135,8 @@ impl Engine {
         Ok(Outcome::Done(report))
     }
 
-    async fn scan(&mut self) -> Result<Option<Halt>, Failure> {
+    /// Looks at both sides.
+    pub(crate) async fn scan(&mut self) -> Result<Option<Halt>, Failure> {
         let scan = self.host.run(|replica| replica.scan().map(drop));
         let (host, guest) = tokio::join!(scan, self.peer.scan());
         let guest_there = guest.map_err(Failure::fatal)?;

@@ -1,7 +1,7 @@
 //! The task behind a [`Session`](crate::Session).
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use sandbox_base::{BoxStream, ErrorKind};
@@ -16,7 +16,7 @@ use crate::options::Options;
 use crate::peer::Peer;
 use crate::protocol::{self, Hello};
 use crate::replica::{Replica, Setup, Worker};
-use crate::report::{Event, Report};
+use crate::report::{Event, Report, Standing};
 use crate::root::Root;
 use crate::rules::Rules;
 use crate::safety::{Halt, Resolution};
@@ -25,14 +25,18 @@ use crate::session::{Order, halted};
 use crate::stage::Staging;
 use crate::watch::Watch;
 
-type Channels = (mpsc::Receiver<Order>, broadcast::Sender<Event>);
+type Channels = (
+    mpsc::Receiver<Order>,
+    broadcast::Sender<Event>,
+    Arc<Mutex<Standing>>,
+);
 
 /// Opens both sides, runs the first cycle and leaves a task behind.
 pub(crate) async fn start(
     root: &Path,
     stream: BoxStream,
     mut options: Options,
-    (orders, events): Channels,
+    (orders, events, standing): Channels,
 ) -> Result<(Report, JoinHandle<()>), Error> {
     let rules = Arc::new(Rules::new(&options.lists)?);
     let resolution = options.resolution.take();
@@ -61,9 +65,15 @@ pub(crate) async fn start(
         engine,
         watch,
         events,
+        standing,
         took: Duration::ZERO,
         halt: None,
     };
+    driver
+        .engine
+        .recover()
+        .await
+        .map_err(|failure| failure.error)?;
     let initial = driver
         .cycle(resolution)
         .await
@@ -109,6 +119,8 @@ fn bounds(options: &Options) -> Bounds {
     }
 }
 
+mod review;
+
 /// What woke the task.
 enum Wake {
     Order(Option<Order>),
@@ -120,6 +132,7 @@ struct Driver {
     engine: Engine,
     watch: Watch,
     events: broadcast::Sender<Event>,
+    standing: Arc<Mutex<Standing>>,
     /// How long the last cycle took: cycles never take more than half of the time.
     took: Duration,
     /// What the last cycle stopped for; it is told once, however often it is looked at again.
@@ -158,6 +171,13 @@ impl Driver {
             Order::Flush(answer) => (None, answer, true),
             Order::Resume(resolution, answer) => (Some(resolution), answer, true),
             Order::Stop(answer) => (None, answer, false),
+            Order::Review(order) => return self.review(order).await,
+            Order::Pause(paused, answer) => {
+                self.stand(|standing| standing.paused = paused);
+                drop(answer.send(Ok(())));
+                // What changed meanwhile was told by hints that are gone.
+                return self.unasked().await;
+            }
         };
         let result = self.cycle(resolution).await;
         let fatal = result.as_ref().is_err_and(|failure| failure.fatal);
@@ -189,6 +209,9 @@ impl Driver {
     }
 
     async fn unasked(&mut self) -> bool {
+        if self.is_paused() {
+            return true;
+        }
         match self.cycle(None).await {
             Ok(_) => true,
             Err(failure) => {
@@ -200,12 +223,21 @@ impl Driver {
 
     /// Runs a cycle and tells what came of it. A halt is an error that leaves the session open.
     async fn cycle(&mut self, resolution: Option<Resolution>) -> Result<Report, Failure> {
+        if self.is_paused() {
+            let detail = "it is paused";
+            let error = Error::new(ErrorKind::Conflict, "synchronize", detail);
+            return Err(Failure::mild(error));
+        }
         let began = Instant::now();
         let outcome = self.engine.cycle(resolution).await;
         self.took = began.elapsed();
         match outcome {
             Ok(Outcome::Done(report)) => {
                 self.halt = None;
+                self.stand(|standing| {
+                    (standing.halted, standing.failed) = (None, None);
+                    standing.last = Arc::new(report.clone());
+                });
                 if !(report.is_quiet() && report.is_settled()) {
                     self.tell(Event::Synchronized(Arc::new(report.clone())));
                 }
@@ -216,6 +248,7 @@ impl Driver {
                 if self.halt.as_ref() != Some(&halt) {
                     self.tell(Event::Halted(halt.clone()));
                 }
+                self.stand(|standing| standing.halted = Some(halt.clone()));
                 self.halt = Some(halt);
                 Err(Failure {
                     error,
@@ -234,8 +267,20 @@ impl Driver {
         let cause = source
             .map(|source| format!(": {source}"))
             .unwrap_or_default();
-        self.tell(Event::Failed(format!("{error}{cause}")));
+        let text = format!("{error}{cause}");
+        self.stand(|standing| standing.failed = Some(text.clone()));
+        self.tell(Event::Failed(text));
         false
+    }
+
+    fn is_paused(&self) -> bool {
+        let standing = self.standing.lock();
+        standing.unwrap_or_else(PoisonError::into_inner).paused
+    }
+
+    fn stand(&self, change: impl FnOnce(&mut Standing)) {
+        let standing = self.standing.lock();
+        change(&mut standing.unwrap_or_else(PoisonError::into_inner));
     }
 
     fn tell(&self, event: Event) {

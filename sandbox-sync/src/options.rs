@@ -26,6 +26,9 @@ pub struct Options {
     /// A folder of our own in which new contents wait, one per workspace, on the file system of the root;
     /// where it lies elsewhere or is not given, a folder in the root is used while changes are applied.
     pub staging: Option<PathBuf>,
+    /// A folder of our own in which what [an apply](crate::Session::apply) replaces is kept, one per
+    /// workspace; without it nothing can be applied.
+    pub undo: Option<PathBuf>,
     /// How much may be deleted at once.
     pub thresholds: Thresholds,
     /// The answer to what made the last session halt, for this session's first cycle.
@@ -50,6 +53,7 @@ impl Default for Options {
             guest_owner: None,
             base_file: None,
             staging: None,
+            undo: None,
             thresholds: Thresholds::default(),
             resolution: None,
             limits: Limits::default(),
@@ -105,6 +109,13 @@ impl Options {
     #[must_use]
     pub fn with_staging(mut self, path: impl Into<PathBuf>) -> Self {
         self.staging = Some(path.into());
+        self
+    }
+
+    /// Sets where what an apply replaces is kept.
+    #[must_use]
+    pub fn with_undo(mut self, path: impl Into<PathBuf>) -> Self {
+        self.undo = Some(path.into());
         self
     }
 

@@ -383,7 +383,7 @@ fn plan(rows: Vec<Row<'_>>, guest: &Tree) -> Plan {
 }
 
 /// Walks three trees at once, in path order.
-fn join(trees: [&Tree; 3]) -> impl Iterator<Item = (&RelPath, [Option<&Entry>; 3])> {
+pub(crate) fn join(trees: [&Tree; 3]) -> impl Iterator<Item = (&RelPath, [Option<&Entry>; 3])> {
     let mut walks = trees.map(|tree| tree.iter().peekable());
     std::iter::from_fn(move || {
         let path = walks
@@ -399,4 +399,4 @@ fn join(trees: [&Tree; 3]) -> impl Iterator<Item = (&RelPath, [Option<&Entry>; 3
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -120,6 +120,20 @@ impl Report {
     }
 }
 
+/// How a session stands: what its last cycle found.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct Standing {
+    /// What the last cycle that was not halted did and left alone.
+    pub last: std::sync::Arc<Report>,
+    /// What the session waits for an answer to, see [`Session::resume`](crate::Session::resume).
+    pub halted: Option<Halt>,
+    /// Whether nothing is synchronized until the session is [unpaused](crate::Session::set_paused).
+    pub paused: bool,
+    /// Why the session is over, or its last cycle failed, in words.
+    pub failed: Option<String>,
+}
+
 /// What a session tells while it is open.
 #[derive(Debug, Clone)]
 #[non_exhaustive]

@@ -84,6 +84,37 @@ const HELD: &[&str] = &[
     ".mcp.json",
 ];
 
+/// Paths that decide how a project is built, tested or worked on: they flow, being what one edits.
+const BUILD_INPUT: &[&str] = &[
+    ".pre-commit-config.yaml",
+    ".cargo/config",
+    ".cargo/config.toml",
+    "build.rs",
+    "rust-toolchain",
+    "rust-toolchain.toml",
+    "package.json",
+    ".npmrc",
+    ".yarnrc.yml",
+    "Makefile",
+    "GNUmakefile",
+    "conftest.py",
+    "setup.py",
+    ".venv/bin",
+    "venv/bin",
+    "AGENTS.md",
+    "CLAUDE.md",
+    "GEMINI.md",
+    ".cursorrules",
+    ".cursor/rules",
+    ".github/copilot-instructions.md",
+    ".github/workflows",
+    ".gitlab-ci.yml",
+    ".circleci",
+    ".travis.yml",
+    "azure-pipelines.yml",
+    "Jenkinsfile",
+];
+
 /// What a running git owns on each side: two indexes describe two working copies (`S42`).
 const SEED: &[&str] = &[
     ".git/index",
@@ -111,6 +142,8 @@ pub struct Lists {
     pub seed: Vec<String>,
     /// Flows to the guest; what the guest changes is not applied but reported.
     pub held: Vec<String>,
+    /// Flows both ways; what the guest changes is marked where it is reviewed.
+    pub build_input: Vec<String>,
 }
 
 impl Default for Lists {
@@ -125,6 +158,7 @@ impl Default for Lists {
             output: Vec::new(),
             seed: list(SEED),
             held: list(HELD),
+            build_input: list(BUILD_INPUT),
         }
     }
 }
@@ -200,6 +234,7 @@ pub(crate) struct Rules {
     output: Vec<Glob>,
     seed: Vec<Glob>,
     held: Vec<Glob>,
+    build_input: Vec<Glob>,
     /// Folders that lead to a held path: as anything but a folder they would lead elsewhere.
     held_unless_directory: Vec<Glob>,
 }
@@ -213,6 +248,7 @@ impl Rules {
             unmask: parse(&lists.unmask, true)?,
             output: parse(&lists.output, false)?,
             seed: parse(&lists.seed, true)?,
+            build_input: parse(&lists.build_input, true)?,
             held_unless_directory: held.iter().flat_map(Glob::leading).collect(),
             held,
         })
@@ -246,6 +282,17 @@ impl Rules {
         let names: Vec<&[u8]> = path.components().collect();
         let leads = |glob: &Glob| (is_link || !glob.ends_in_any()) && glob.matches(&names);
         !entry.is_directory() && self.held_unless_directory.iter().any(leads)
+    }
+
+    /// Tells whether `path` decides how the project is built, tested or worked on.
+    pub(crate) fn is_build_input(&self, path: &RelPath) -> bool {
+        let names: Vec<&[u8]> = path.components().collect();
+        let covers = |end| {
+            self.build_input
+                .iter()
+                .any(|glob| glob.matches(&names[..end]))
+        };
+        (1..=names.len()).any(covers)
     }
 
     /// Starts classifying paths in tree order.

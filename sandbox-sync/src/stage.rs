@@ -282,8 +282,8 @@ impl StagedFile {
         self.file.write_all(bytes)
     }
 
-    /// Appends everything from a file of our own.
-    pub(crate) fn copy(&mut self, source: &mut File) -> io::Result<()> {
+    /// Appends everything from a source of our own.
+    pub(crate) fn copy(&mut self, source: &mut impl Read) -> io::Result<()> {
         let mut buffer = vec![0; BUFFER];
         loop {
             match source.read(&mut buffer)? {

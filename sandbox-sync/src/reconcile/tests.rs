@@ -8,7 +8,7 @@ use crate::tree::{Digest, Reason};
 
 /// A tree from `path=contents` words; `path/` is a folder, `path@target` a link, `path!` untracked, and
 /// folders above are implied.
-fn tree(words: &str) -> Tree {
+pub(crate) fn tree(words: &str) -> Tree {
     let mut tree = Tree::default();
     for word in words.split_whitespace() {
         let (path, entry) = if let Some((path, text)) = word.split_once('=') {
@@ -448,7 +448,7 @@ fn an_output_folder_flows_out_and_never_in() {
 }
 
 /// Trees of up to three levels over few names and few contents, so that the sides meet.
-fn any_tree() -> impl Strategy<Value = Tree> {
+pub(crate) fn any_tree() -> impl Strategy<Value = Tree> {
     let leaf = prop_oneof![
         6 => (0..3u8).prop_map(|text| Some(file(&text.to_string()))),
         1 => Just(Some(Entry::Symlink { target: b"a"[..].into() })),
@@ -494,7 +494,7 @@ impl Node {
 }
 
 /// What was agreed holds no untracked entries.
-fn any_base() -> impl Strategy<Value = Tree> {
+pub(crate) fn any_base() -> impl Strategy<Value = Tree> {
     any_tree().prop_map(|tree| {
         let tracked = tree.iter().filter(|(_, entry)| !entry.is_untracked());
         tracked

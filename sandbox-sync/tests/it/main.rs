@@ -8,5 +8,6 @@ mod git;
 mod model;
 mod modes;
 mod pair;
+mod review;
 mod safety;
 mod two_way;

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use sandbox_sync::{HeldReason, Lists, Mode};
+use sandbox_sync::{ErrorKind, Halt, HeldReason, Lists, Mode, Resolution};
 
 use crate::pair::{Pair, assert_clean, names, read, write};
 
@@ -75,4 +75,29 @@ async fn only_the_output_folder_comes_out_of_a_read_only_workspace() {
     assert_eq!(read(pair.host("a")), "host");
     assert_eq!(read(pair.host("out/earlier")), "host");
     assert_eq!(read(pair.host("out/result")), "guest");
+}
+
+#[tokio::test]
+async fn a_paused_session_waits_and_says_so() {
+    let pair = Pair::new();
+    write(pair.host("a"), "0");
+    write(pair.host("b"), "0");
+    let session = pair.start().await;
+    session.set_paused(true).await.unwrap();
+    write(pair.host("a"), "1");
+    let refused = session.flush().await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Conflict);
+    assert_eq!(read(pair.guest("a")), "0");
+    assert!(session.standing().paused);
+    session.set_paused(false).await.unwrap();
+    drop(session.flush().await.unwrap());
+    assert_eq!(read(pair.guest("a")), "1");
+
+    fs::remove_file(pair.guest("a")).unwrap();
+    fs::remove_file(pair.guest("b")).unwrap();
+    session.flush().await.unwrap_err();
+    let halted = session.standing().halted;
+    assert!(matches!(halted, Some(Halt::Emptied { .. })), "{halted:?}");
+    drop(session.resume(Resolution::Restore).await.unwrap());
+    assert!(session.standing().halted.is_none());
 }
