@@ -5,7 +5,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use sandbox_base::{Dirs, Error, ErrorKind};
-use sandbox_net::{credentials::Credential, policy::RuleSet, resolve::Resolver};
+use sandbox_net::{
+    approval::Approvals, credentials::Credential, policy::RuleSet, resolve::Resolver,
+};
 use sandbox_vm::image::Image;
 use sandbox_vm::{Hypervisor, disk};
 
@@ -54,6 +56,7 @@ pub struct SandboxBuilder {
     upstream: Option<UpstreamProxy>,
     hypervisor: Option<Arc<dyn Hypervisor>>,
     resolver: Option<Arc<dyn Resolver>>,
+    approvals: Option<Approvals>,
     dirs: Option<Dirs>,
     progress: Progress,
 }
@@ -79,6 +82,7 @@ impl SandboxBuilder {
             upstream: None,
             hypervisor: None,
             resolver: None,
+            approvals: None,
             dirs: None,
             progress: Progress::silent(),
         }
@@ -173,6 +177,13 @@ impl SandboxBuilder {
     /// sandbox: an object cannot be written down.
     pub fn resolver(mut self, resolver: Arc<dyn Resolver>) -> Self {
         self.resolver = Some(resolver);
+        self
+    }
+
+    /// Sets who is asked about what no rule allows; nobody without, and then it is denied. Only for an attached sandbox:
+    /// an object cannot be written down.
+    pub fn approvals(mut self, approvals: Approvals) -> Self {
+        self.approvals = Some(approvals);
         self
     }
 
@@ -301,6 +312,7 @@ impl SandboxBuilder {
             upstream,
             hypervisor,
             resolver: self.resolver,
+            approvals: self.approvals,
             inspector,
             progress: self.progress,
         };
@@ -325,6 +337,7 @@ impl SandboxBuilder {
         let objects = [
             (self.hypervisor.is_some(), "hypervisor"),
             (self.resolver.is_some(), "resolver"),
+            (self.approvals.is_some(), "person to ask"),
         ];
         if let Some((_, what)) = objects.iter().find(|(given, _)| *given) {
             let detail = format!("a {what} given as an object cannot be written down");

@@ -26,6 +26,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
+use crate::check::NetworkCheck;
 use crate::description::Description;
 use crate::owner::{Defaults, Owner};
 use crate::workspace::{Changes, Decision, ReviewReport, SyncReport, SyncStatus, Workspaces};
@@ -71,6 +72,8 @@ enum Call {
     PauseSync(bool),
     /// Whether what was deleted is deleted on the other side, too.
     ResumeSync(bool),
+    /// Other rules than those of the sandbox as JSON, if any, and a target.
+    CheckNetwork(Option<String>, String),
 }
 
 /// Answers travel as JSON inside: they are what programs outside read, too.
@@ -241,6 +244,10 @@ async fn obey(owner: Arc<Owner>, call: Call) -> Result<String, Error> {
         Call::Network => json(&owner.network()?),
         Call::NetworkLayers => json(&owner.network_layers()?),
         Call::ReloadNetwork => json(&owner.reload_network().await?),
+        Call::CheckNetwork(rules, target) => {
+            let rules = rules.map(|rules| from_json(&rules)).transpose()?;
+            json(&owner.check_network(&target, rules).await?)
+        }
         Call::SetNetwork(policy) => json(&owner.set_network(from_json(&policy)?).await?),
         Call::ExtendNetwork(rules) => json(&owner.extend_network(&from_json(&rules)?).await?),
         Call::RevokeSecret(name) => json(&owner.revoke_secret(&name)?),
@@ -320,6 +327,16 @@ impl Remote {
 
     pub(crate) async fn reload_network(&self) -> Result<(), Error> {
         self.call(Call::ReloadNetwork).await
+    }
+
+    pub(crate) async fn check_network(
+        &self,
+        target: &str,
+        rules: Option<&RuleSet>,
+    ) -> Result<NetworkCheck, Error> {
+        let rules = rules.map(json).transpose()?;
+        self.call(Call::CheckNetwork(rules, target.to_owned()))
+            .await
     }
 
     pub(crate) async fn set_network(&self, policy: &RuleSet) -> Result<(), Error> {

@@ -183,6 +183,18 @@ mod tests {
     }
 
     #[test]
+    fn e58_requests_are_judged_if_any_layer_says_so() {
+        let plain = RuleSet::deny().allow("a.com").unwrap();
+        let text = "block = [{ host = 'a.com', methods = ['DELETE'] }]";
+        let judging = || Some(RuleSet::from_toml(text).unwrap().into());
+        let above = |organization, user| Above { organization, user }.load().unwrap();
+        assert!(!above(None, None).judges_requests(&plain));
+        assert!(above(judging(), None).judges_requests(&plain));
+        assert!(above(None, judging()).judges_requests(&plain));
+        assert!(above(None, None).judges_requests(&RuleSet::from_toml(text).unwrap()));
+    }
+
+    #[test]
     fn e47_a_file_that_cannot_be_read_names_itself_and_the_line() {
         let folder = tempfile::tempdir().unwrap();
         for (name, text, expected) in [

@@ -47,6 +47,7 @@
 )]
 
 mod builder;
+mod check;
 mod command;
 mod control;
 mod copy;
@@ -68,6 +69,7 @@ mod upstream;
 mod workspace;
 
 pub use builder::SandboxBuilder;
+pub use check::NetworkCheck;
 pub use command::{
     Child, ChildStderr, ChildStdin, ChildStdout, Command, ExitStatus, MAX_OUTPUT, Output, Stdio,
 };

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sandbox_base::{Error, ErrorKind};
+use sandbox_net::approval::Approvals;
 use sandbox_net::credentials::{Credential, Credentials};
 use sandbox_net::guest::capture;
 use sandbox_net::inspect::{Inspector, InspectorBuilder, trust};
@@ -97,7 +98,7 @@ impl Inspection {
         self.builder().map(drop)
     }
 
-    fn builder(&self) -> Result<InspectorBuilder, Error> {
+    pub(crate) fn builder(&self) -> Result<InspectorBuilder, Error> {
         let mut builder = Inspector::builder();
         for pattern in &self.inspect {
             builder = builder.inspect(pattern).map_err(unusable)?;
@@ -156,7 +157,7 @@ pub(crate) async fn install_trust(agent: &Agent, inspector: &Inspector) -> Resul
 
 /// Makes the proxy of a sandbox and writes what it decides to a file, under the sandbox's name.
 pub(crate) fn proxy(
-    policy: Arc<dyn EgressPolicy>,
+    (policy, approvals): (Arc<dyn EgressPolicy>, Option<Approvals>),
     (resolver, inspector, upstream): (
         Option<Arc<dyn Resolver>>,
         Option<&Inspector>,
@@ -167,6 +168,9 @@ pub(crate) fn proxy(
     let mut proxy = Proxy::builder(policy).label(name);
     if let Some(resolver) = resolver {
         proxy = proxy.resolver(resolver);
+    }
+    if let Some(approvals) = approvals {
+        proxy = proxy.approvals(approvals);
     }
     if let Some(inspector) = inspector {
         proxy = proxy.inspector(inspector.clone());

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use sandbox_base::{Dirs, Error, ErrorKind};
+use sandbox_net::approval::Approvals;
 use sandbox_net::credentials::{Credentials, Secret};
 use sandbox_net::inspect::{Inspector, trust};
 use sandbox_net::{
@@ -25,6 +26,7 @@ use sandbox_vm::{Agent, Hypervisor, Machine, disk, users};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
+use crate::check::{NetworkCheck, no_target};
 use crate::description::{CaptureState, Description};
 use crate::history;
 use crate::layers::Loaded;
@@ -87,6 +89,8 @@ pub(crate) struct Means {
     pub(crate) hypervisor: Arc<dyn Hypervisor>,
     /// The host's own without.
     pub(crate) resolver: Option<Arc<dyn Resolver>>,
+    /// Nobody is asked without.
+    pub(crate) approvals: Option<Approvals>,
     pub(crate) inspector: Option<Inspector>,
     /// The rules above the sandbox's own.
     pub(crate) above: Loaded,
@@ -106,6 +110,7 @@ impl Owner {
         let Means {
             hypervisor,
             resolver,
+            approvals,
             inspector,
             above,
             upstream,
@@ -114,7 +119,11 @@ impl Owner {
         let record = &owned.record;
         let log = (record.name.as_str(), owned.folder.join("events.jsonl"));
         let policy = above.policy(&record.spec.network);
-        let proxy = network::proxy(policy, (resolver, inspector.as_ref(), upstream), log);
+        let proxy = network::proxy(
+            (policy, approvals),
+            (resolver, inspector.as_ref(), upstream),
+            log,
+        );
         let (proxy, logging) = proxy;
         let seen = Mutex::new(Some(owned.record.clone()));
         Arc::new(Self {
@@ -412,6 +421,18 @@ impl Owner {
     /// Returns all rules in force, with whose they are.
     pub(crate) fn network_layers(&self) -> Result<Layers, Error> {
         Ok(self.above().layers(&self.network()?))
+    }
+
+    /// Tells what would be done about a target, by the rules in force or by others of the sandbox's own.
+    pub(crate) async fn check_network(
+        &self,
+        target: &str,
+        rules: Option<RuleSet>,
+    ) -> Result<NetworkCheck, Error> {
+        let rules = rules.map_or_else(|| self.network(), Ok)?;
+        let policy = self.above().policy(&rules);
+        let checked = self.proxy.check_by(&*policy, target).await;
+        checked.map(Into::into).map_err(no_target)
     }
 
     /// Drops the value of a secret, until it is replaced or reloaded.

@@ -15,6 +15,7 @@ use sandbox_vm::Agent;
 use sandbox_vm::agent::NewFile;
 
 use crate::builder::SandboxBuilder;
+use crate::check::{self, NetworkCheck};
 use crate::command::Command;
 use crate::control::Remote;
 use crate::copy;
@@ -381,6 +382,29 @@ impl Sandbox {
                     let above = record.spec.above;
                     blocking(move || above.load().map(drop)).await
                 }
+            },
+        }
+    }
+
+    /// Tells what would be decided about a target, why, and which way a connection would go, without connecting: by
+    /// the rules in force, or with `rules` in place of the sandbox's own. The target is as for
+    /// [`sandbox_net::check`]; its name is looked up if the rules allow that. Where nothing runs, as if it were started
+    /// now.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` when it has been removed, `Invalid` for what is no target; where nothing runs, as
+    /// [`PolicySource::load`](crate::PolicySource::load) and [`UpstreamProxy::load`](crate::UpstreamProxy::load).
+    pub async fn check_network(
+        &self,
+        target: &str,
+        rules: Option<RuleSet>,
+    ) -> Result<NetworkCheck, Error> {
+        match &self.link {
+            Link::Own(owner) => owner.check_network(target, rules).await,
+            Link::Other(_) => match self.remote().await? {
+                (_, Some(remote)) => remote.check_network(target, rules.as_ref()).await,
+                (record, None) => check::at_rest(record.spec, rules, target).await,
             },
         }
     }

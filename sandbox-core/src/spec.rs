@@ -295,6 +295,28 @@ pub(crate) struct Spec {
     pub(crate) boot_patience: Duration,
 }
 
+#[cfg(test)]
+impl Spec {
+    /// One that asks for nothing.
+    pub(crate) fn bare() -> Self {
+        Self {
+            image: ImageSource::Default,
+            workspaces: Vec::new(),
+            network: RuleSet::deny(),
+            above: Above::default(),
+            inspection: Inspection::default(),
+            upstream: None,
+            limits: Limits::default(),
+            env: Vec::new(),
+            user: None,
+            read_only_root: false,
+            tmpfs: Vec::new(),
+            disks: Vec::new(),
+            boot_patience: Duration::from_secs(1),
+        }
+    }
+}
+
 /// An image as it is written down.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -546,26 +546,8 @@ mod tests {
         (folder, store)
     }
 
-    fn spec() -> Spec {
-        Spec {
-            image: crate::spec::ImageSource::Default,
-            workspaces: Vec::new(),
-            network: sandbox_net::policy::RuleSet::deny(),
-            above: crate::layers::Above::default(),
-            inspection: crate::network::Inspection::default(),
-            upstream: None,
-            limits: crate::spec::Limits::default(),
-            env: Vec::new(),
-            user: None,
-            read_only_root: false,
-            tmpfs: Vec::new(),
-            disks: Vec::new(),
-            boot_patience: Duration::from_secs(1),
-        }
-    }
-
     fn create(store: &Store, name: &str, lifetime: Lifetime) -> Owned {
-        store.create(name, lifetime, spec()).unwrap()
+        store.create(name, lifetime, Spec::bare()).unwrap()
     }
 
     fn stopped(store: &Store, name: &str) {
@@ -634,12 +616,16 @@ mod tests {
     fn a_taken_name_is_a_conflict_until_it_is_removed() {
         let (_folder, store) = place();
         let owned = create(&store, "a", Lifetime::Attached);
-        let taken = store.create("a", Lifetime::Attached, spec()).unwrap_err();
+        let taken = store
+            .create("a", Lifetime::Attached, Spec::bare())
+            .unwrap_err();
         assert_eq!(taken.kind(), ErrorKind::Conflict);
         assert_eq!(store.adopt("a").unwrap_err().kind(), ErrorKind::Conflict);
         owned.remove().unwrap();
         stopped(&store, "a");
-        let taken = store.create("a", Lifetime::Attached, spec()).unwrap_err();
+        let taken = store
+            .create("a", Lifetime::Attached, Spec::bare())
+            .unwrap_err();
         assert_eq!(taken.kind(), ErrorKind::Conflict, "also without an owner");
         assert_eq!(store.adopt("b").unwrap_err().kind(), ErrorKind::NotFound);
     }
@@ -649,7 +635,7 @@ mod tests {
         let (_folder, store) = place();
         let results: Vec<Result<Owned, Error>> = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..8)
-                .map(|_| scope.spawn(|| store.create("a", Lifetime::Attached, spec())))
+                .map(|_| scope.spawn(|| store.create("a", Lifetime::Attached, Spec::bare())))
                 .collect();
             threads.into_iter().map(|one| one.join().unwrap()).collect()
         });
@@ -676,7 +662,7 @@ mod tests {
             assert_eq!(error.kind(), kind);
             assert!(error.to_string().contains(name), "{error}");
             assert_eq!(store.adopt(name).unwrap_err().kind(), kind);
-            let taken = store.create(name, Lifetime::Attached, spec());
+            let taken = store.create(name, Lifetime::Attached, Spec::bare());
             assert_eq!(taken.unwrap_err().kind(), kind);
             assert_eq!(store.list().unwrap().len(), 1, "the others are listed");
             assert!(folder.join("disk.ext4").exists(), "{name}");
@@ -762,7 +748,7 @@ mod tests {
             for _ in 0..4 {
                 scope.spawn(|| {
                     for _ in 0..25 {
-                        match store.create("a", Lifetime::Attached, spec()) {
+                        match store.create("a", Lifetime::Attached, Spec::bare()) {
                             Ok(owned) => owned.remove().unwrap(),
                             Err(error) => assert_eq!(error.kind(), ErrorKind::Conflict, "{error}"),
                         }

@@ -235,6 +235,7 @@ async fn start(job: &Job, progress: Progress) -> Result<(Arc<Owner>, Answers), E
     let means = Means {
         hypervisor,
         resolver: None,
+        approvals: None,
         inspector,
         above,
         upstream,

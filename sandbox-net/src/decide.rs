@@ -171,7 +171,7 @@ pub(crate) fn judge_all<'a>(
 /// `POST http://example.com/x`, else it is GET. The name is looked up if the policy allows the name. For a tunnel
 /// the client is taken to be honest: its TLS handshake names the target. Where a rule judges requests, that of an
 /// `https` URL is judged as a proxy does that opens TLS to see it. An [upstream proxy](crate::upstream) is taken to be
-/// asked for addresses.
+/// asked for addresses; [`Proxy::check`](crate::Proxy::check) knows what its own is asked for.
 ///
 /// # Errors
 ///
@@ -181,7 +181,7 @@ pub async fn check(
     resolver: &dyn Resolver,
     text: &str,
 ) -> Result<Verdict, Error> {
-    let (target, carriage, request) = read(text)?;
+    let asked = Asked::read(text)?;
     let road = Road {
         policy,
         resolver,
@@ -189,31 +189,60 @@ pub async fn check(
         lookups: None,
         sends_name: false,
     };
-    let ask = Ask {
-        target: &target,
-        carriage,
-        // That of a tunnel is seen only inside.
-        request: request.as_ref().filter(|_| carriage == Carriage::Http),
-    };
-    let decision = road.decide(ask).await;
-    if !matches!(decision.verdict, Verdict::Need(Need::Hello { .. })) {
-        return Ok(ended(decision.verdict));
-    }
-    let hello = match &target.host {
-        Host::Name(name) => Hello::Named(name.clone()),
-        Host::Address(_) => Hello::Unnamed,
-    };
-    let facts = ask
-        .facts()
-        .with_candidates(&decision.candidates)
-        .with_hello(&hello);
-    let verdict = match (policy.judge(&facts), &request) {
-        (Verdict::Need(Need::Request { .. }), Some(request)) => {
-            policy.judge(&facts.with_request(request))
+    Ok(road.check(&asked, true).await.verdict)
+}
+
+/// What people ask about.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    pub(crate) target: Target,
+    pub(crate) carriage: Carriage,
+    /// Only a URL holds one.
+    request: Option<RequestLine>,
+}
+
+impl Road<'_> {
+    /// Walks to the end, where nothing is needed any more. `opened` says whether the TLS of a tunnel would be, if a
+    /// rule has to see inside.
+    pub(crate) async fn check(&self, asked: &Asked, opened: bool) -> Decision {
+        let ask = Ask {
+            target: &asked.target,
+            carriage: asked.carriage,
+            // That of a tunnel is seen only inside.
+            request: asked
+                .request
+                .as_ref()
+                .filter(|_| asked.carriage == Carriage::Http),
+        };
+        let mut decision = self.decide(ask).await;
+        if matches!(decision.verdict, Verdict::Need(Need::Hello { .. })) {
+            decision.verdict = self.enter(ask, &decision, &asked.request, opened);
         }
-        (verdict, _) => verdict,
-    };
-    Ok(ended(verdict))
+        decision.verdict = ended(decision.verdict);
+        decision
+    }
+
+    /// Judges the handshake of an honest client, and the request that follows it.
+    fn enter(
+        &self,
+        ask: Ask<'_>,
+        decision: &Decision,
+        request: &Option<RequestLine>,
+        opened: bool,
+    ) -> Verdict {
+        let hello = match &ask.target.host {
+            Host::Name(name) => Hello::Named(name.clone()),
+            Host::Address(_) => Hello::Unnamed,
+        };
+        let known = (&decision.candidates[..], decision.name.is_some());
+        let facts = ask.facts().with_hello(&hello);
+        match (judge_all(self.policy, facts.clone(), known), request) {
+            (Verdict::Need(Need::Request { .. }), Some(request)) if opened => {
+                judge_all(self.policy, facts.with_request(request), known)
+            }
+            (verdict, _) => verdict,
+        }
+    }
 }
 
 /// What comes of a verdict when there is nothing more to learn.
@@ -225,31 +254,40 @@ fn ended(verdict: Verdict) -> Verdict {
     }
 }
 
-/// Reads what people type when they ask about a target. Without a URL there is no request.
-fn read(text: &str) -> Result<(Target, Carriage, Option<RequestLine>), Error> {
-    let wrong = |reason| Error::invalid(format!("read target `{}`", text.escape_debug()), reason);
-    let (method, url) = match text.split_once(' ') {
-        Some((method, url)) if url.contains("://") => (method, url),
-        Some(_) => return Err(wrong("a method stands before a URL only")),
-        None => ("GET", text),
-    };
-    let (rest, port, carriage) = match url.split_once("://") {
-        None => (url, 443, Carriage::Tunnel),
-        Some((scheme, rest)) if scheme.eq_ignore_ascii_case("https") => {
-            (rest, 443, Carriage::Tunnel)
-        }
-        Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => (rest, 80, Carriage::Http),
-        Some(_) => return Err(wrong("its scheme is neither http nor https")),
-    };
-    let end = match url.len() == rest.len() {
-        true => rest.len(),
-        false => rest.find(['/', '?', '#']).unwrap_or(rest.len()),
-    };
-    let target = Target::parse_with_default_port(&rest[..end], port)?;
-    // What stands behind `#` never leaves a client.
-    let path = rest[end..].split('#').next().unwrap_or_default();
-    let request = (url.len() != rest.len()).then(|| RequestLine::new(method, path));
-    Ok((target, carriage, request))
+impl Asked {
+    /// Reads what people type. Without a URL there is no request.
+    pub(crate) fn read(text: &str) -> Result<Self, Error> {
+        let wrong =
+            |reason| Error::invalid(format!("read target `{}`", text.escape_debug()), reason);
+        let (method, url) = match text.split_once(' ') {
+            Some((method, url)) if url.contains("://") => (method, url),
+            Some(_) => return Err(wrong("a method stands before a URL only")),
+            None => ("GET", text),
+        };
+        let (rest, port, carriage) = match url.split_once("://") {
+            None => (url, 443, Carriage::Tunnel),
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("https") => {
+                (rest, 443, Carriage::Tunnel)
+            }
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => {
+                (rest, 80, Carriage::Http)
+            }
+            Some(_) => return Err(wrong("its scheme is neither http nor https")),
+        };
+        let end = match url.len() == rest.len() {
+            true => rest.len(),
+            false => rest.find(['/', '?', '#']).unwrap_or(rest.len()),
+        };
+        let target = Target::parse_with_default_port(&rest[..end], port)?;
+        // What stands behind `#` never leaves a client.
+        let path = rest[end..].split('#').next().unwrap_or_default();
+        let request = (url.len() != rest.len()).then(|| RequestLine::new(method, path));
+        Ok(Self {
+            target,
+            carriage,
+            request,
+        })
+    }
 }
 
 pub(crate) fn undecided() -> Denial {

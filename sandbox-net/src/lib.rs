@@ -24,7 +24,7 @@
 //! | [`upstream`] | the proxy that this host itself goes through, if it has to |
 //! | [`Proxy`] | HTTP requests and CONNECT tunnels from any stream; asks the policy, never decides |
 //! | [`event`] | everything decided, as a stream and as JSON lines |
-//! | [`check`] | what the proxy would decide, without connecting |
+//! | [`check`], [`Proxy::check`] | what the proxy would decide, and which way it would go, without connecting |
 //! | [`inspect`] | TLS opened for chosen hosts: an authority per sandbox, what makes clients inside trust it |
 //! | [`credentials`] | secrets that stay on the host, put in where a placeholder stands |
 //! | [`guest`] | the half that runs inside: the proxy's port, and capture of what programs send past it |
@@ -66,7 +66,7 @@
 //! - A rule about methods does not hold an origin that takes the method from a form or a query.
 //! - An allowed host can be sent anything, and can answer with anything. Allow hosts that nobody else can write to.
 //! - Lookups of allowed names carry what the sandbox puts in them, below an allowed wildcard for one. They are made
-//!   when a connection is, never for a lookup inside alone, and nothing but the number of connections paces them.
+//!   when a connection is, never for a lookup inside alone; [`Limits`] paces them.
 //! - An upgrade to WebSocket on plain HTTP passes to allowed hosts, and what it carries is not looked at.
 //! - Other protocols than HTTP and TLS pass only where a rule names their port, and unseen.
 
@@ -82,6 +82,8 @@ mod error;
 pub mod event;
 #[cfg(feature = "proxy")]
 mod fault;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod guest;
 #[cfg(feature = "inspect")]
 pub mod inspect;
@@ -104,7 +106,7 @@ pub use error::Error;
 #[cfg(feature = "proxy")]
 pub use policy::EgressPolicy;
 #[cfg(feature = "proxy")]
-pub use proxy::{Limits, Proxy, ProxyBuilder, captured_ports};
+pub use proxy::{Checked, Limits, Proxy, ProxyBuilder, Way, captured_ports};
 #[cfg(feature = "proxy")]
 pub use upstream::UpstreamProxy;
 

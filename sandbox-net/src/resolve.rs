@@ -233,6 +233,17 @@ fn is_its_own_source(address: IpAddr) -> bool {
         .is_ok_and(|local| local.ip() == address)
 }
 
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing {
+    //! The ways in for fuzz targets.
+
+    /// Reads a name server's message as an answer about a name, which it repeats with this number; whether it is one.
+    #[cfg(feature = "dns")]
+    pub fn answer(name: &crate::policy::HostName, message: &mut [u8]) -> bool {
+        super::dns::read_for_fuzzing(name, message)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

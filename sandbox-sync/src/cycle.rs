@@ -14,13 +14,14 @@ use crate::error::Error;
 use crate::options::Options;
 use crate::path::RelPath;
 use crate::peer::Peer;
-use crate::reconcile::{Input, Op, Plan, reconcile};
+use crate::reconcile::{Input, Op, Plan, reconcile, reconcile_within};
 use crate::replica::{Batch, Replica, Worker};
 use crate::report::{Change, Problem, Report, Side, Untracked};
 use crate::root::Root;
 use crate::rules::Rules;
 use crate::safety::{self, Halt, Resolution};
-use crate::tree::{Entry, Reason, Tree};
+use crate::scope::Scope;
+use crate::tree::Entry;
 
 mod review;
 
@@ -34,6 +35,7 @@ pub(crate) struct Engine {
     pub(crate) base: Worker<Base>,
     pub(crate) rules: Arc<Rules>,
     pub(crate) options: Options,
+    pub(crate) scope: Scope,
 }
 
 /// How a cycle ended, if it did not fail.
@@ -79,12 +81,17 @@ struct Planned {
 }
 
 impl Engine {
-    /// Runs one cycle. Not cancel safe: dropped half-way, the peer is in the middle of an answer.
+    /// Runs one cycle, which is `thorough` if it trusts neither watches nor what it found before. Not
+    /// cancel safe: dropped half-way, the peer is in the middle of an answer.
     pub(crate) async fn cycle(
         &mut self,
         resolution: Option<Resolution>,
+        thorough: bool,
     ) -> Result<Outcome, Failure> {
-        if let Some(halt) = self.scan().await? {
+        if thorough || resolution.is_some() {
+            self.scope.widen();
+        }
+        if let Some(halt) = self.scan(thorough).await? {
             return Ok(Outcome::Halted(halt));
         }
         let planned = match self.plan(resolution).await? {
@@ -132,22 +139,31 @@ impl Engine {
         let record = move |base: &mut Base| base.record(agreed);
         let recorded = self.base.run(record).await.flatten();
         recorded.map_err(Failure::local("record the base"))?;
+        self.scope.settle(&report);
         Ok(Outcome::Done(report))
     }
 
     /// Looks at both sides.
-    pub(crate) async fn scan(&mut self) -> Result<Option<Halt>, Failure> {
-        let scan = self.host.run(|replica| replica.scan().map(drop));
-        let (host, guest) = tokio::join!(scan, self.peer.scan());
-        let guest_there = guest.map_err(Failure::fatal)?;
+    pub(crate) async fn scan(&mut self, thorough: bool) -> Result<Option<Halt>, Failure> {
+        let scan = self.host.run(move |replica| replica.scan(thorough));
+        let (host, guest) = tokio::join!(scan, self.peer.scan(thorough));
+        let guest = guest.map_err(Failure::fatal)?;
+        self.scope.add(guest.iter().flatten().cloned());
         match host.flatten() {
-            Ok(()) if guest_there => Ok(None),
-            Ok(()) => Ok(Some(Halt::RootReplaced { side: Side::Guest })),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                Ok(Some(Halt::RootReplaced { side: Side::Host }))
+            Ok(changed) => self.scope.add(changed),
+            Err(error) => {
+                // What it had found already is in the tree, and nobody was told.
+                self.scope.widen();
+                return match error.kind() {
+                    io::ErrorKind::NotFound => Ok(Some(Halt::RootReplaced { side: Side::Host })),
+                    _ => Err(Failure::local("scan the host's folder")(error)),
+                };
             }
-            Err(error) => Err(Failure::local("scan the host's folder")(error)),
         }
+        Ok(match guest {
+            Some(_) => None,
+            None => Some(Halt::RootReplaced { side: Side::Guest }),
+        })
     }
 
     async fn plan(
@@ -162,13 +178,18 @@ impl Engine {
         if resolution == Some(Resolution::Restore) {
             safety::forget_deleted(Arc::make_mut(&mut base), [&host, guest]);
         }
-        let plan = reconcile(Input {
+        let input = Input {
             base: &base,
             host: &host,
             guest,
             rules: &self.rules,
             mode: self.options.mode,
-        });
+        };
+        let plan = match self.scope.paths() {
+            None => reconcile(input),
+            Some(changed) => reconcile_within(input, changed),
+        };
+        self.scope.list_untracked(&host, guest);
         let halt = match resolution {
             Some(Resolution::Propagate) => None,
             _ => safety::check(&base, [&host, guest], &plan, self.options.thresholds),
@@ -177,7 +198,7 @@ impl Engine {
             Some(halt) => Err(halt),
             None => Ok(Planned {
                 plan,
-                untracked: untracked(&host, guest),
+                untracked: self.scope.untracked(),
             }),
         })
     }
@@ -228,23 +249,4 @@ fn sort(
         }
     }
     changes
-}
-
-fn untracked(host: &Tree, guest: &Tree) -> Vec<Untracked> {
-    let of = |side: Side, tree: &Tree| {
-        let named = |(path, entry): (&RelPath, &Entry)| match entry {
-            Entry::Untracked(Reason::Ignored) => None,
-            Entry::Untracked(reason) => Some(Untracked {
-                side,
-                path: path.clone(),
-                reason: *reason,
-            }),
-            _ => None,
-        };
-        tree.iter().filter_map(named).collect::<Vec<_>>()
-    };
-    let mut untracked = of(Side::Host, host);
-    untracked.append(&mut of(Side::Guest, guest));
-    untracked.sort_by(|a, b| a.path.cmp(&b.path));
-    untracked
 }

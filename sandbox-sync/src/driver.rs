@@ -2,7 +2,6 @@
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use sandbox_base::{BoxStream, ErrorKind};
 use tokio::sync::{broadcast, mpsc};
@@ -21,6 +20,7 @@ use crate::root::Root;
 use crate::rules::Rules;
 use crate::safety::{Halt, Resolution};
 use crate::scan::Bounds;
+use crate::scope::Scope;
 use crate::session::{Order, halted};
 use crate::stage::Staging;
 use crate::watch::Watch;
@@ -45,6 +45,7 @@ pub(crate) async fn start(
     let opened =
         opened.map_err(|error| Error::io("open the workspace", std::io::Error::other(error)));
     let (root, base, watch) = opened??;
+    let watch = Arc::new(watch);
     let peer = Peer::connect(stream, hello(&root, &options), options.limits).await?;
     let setup = Setup {
         rules: rules.clone(),
@@ -52,7 +53,7 @@ pub(crate) async fn start(
         staging: options.staging.clone(),
         owner: None,
     };
-    let replica = Replica::new(root, setup);
+    let replica = Replica::new(root, setup, watch.clone());
     let engine = Engine {
         root: replica.root().clone(),
         host: Worker::new(replica),
@@ -60,13 +61,15 @@ pub(crate) async fn start(
         base: Worker::new(base),
         rules,
         options,
+        scope: Scope::default(),
     };
     let mut driver = Driver {
         engine,
         watch,
         events,
         standing,
-        took: Duration::ZERO,
+        rested: Instant::now(),
+        looked: Instant::now(),
         halt: None,
     };
     driver
@@ -75,7 +78,7 @@ pub(crate) async fn start(
         .await
         .map_err(|failure| failure.error)?;
     let initial = driver
-        .cycle(resolution)
+        .cycle(resolution, true)
         .await
         .map_err(|failure| failure.error)?;
     Ok((initial, tokio::spawn(driver.run(orders))))
@@ -96,7 +99,10 @@ fn open(path: &Path, options: &Options) -> Result<(Root, Base, Watch), Error> {
             .map_err(|error| Error::io("clear what an earlier session left", error))?;
     }
     let base = Base::open(options.base_file.as_deref(), root.path());
-    let watch = Watch::start(root.path());
+    let watch = match options.watch {
+        true => Watch::start(&root),
+        false => Watch::nothing(),
+    };
     Ok((root, base, watch))
 }
 
@@ -109,6 +115,7 @@ fn hello(root: &Root, options: &Options) -> Hello {
         lists: options.lists.clone(),
         entries: options.limits.entries as u64,
         file_bytes: options.limits.file_bytes,
+        watch: options.watch,
     }
 }
 
@@ -125,16 +132,21 @@ mod review;
 enum Wake {
     Order(Option<Order>),
     Hint,
+    /// Everything was last looked at long enough ago.
+    Look,
     Ended(Error),
 }
 
 struct Driver {
     engine: Engine,
-    watch: Watch,
+    watch: Arc<Watch>,
     events: broadcast::Sender<Event>,
     standing: Arc<Mutex<Standing>>,
-    /// How long the last cycle took: cycles never take more than half of the time.
-    took: Duration,
+    /// When as much time has passed since the last cycle as it took: cycles that nobody asked for never
+    /// take more than half of the time.
+    rested: Instant,
+    /// When everything was last looked at.
+    looked: Instant,
     /// What the last cycle stopped for; it is told once, however often it is looked at again.
     halt: Option<Halt>,
 }
@@ -159,10 +171,12 @@ impl Driver {
         let order = match self.wake(orders).await {
             Wake::Order(None) => return false,
             Wake::Order(Some(order)) => order,
-            Wake::Hint => match self.settle(orders).await {
+            woken @ (Wake::Hint | Wake::Look) => match self.settle(orders).await {
                 Wake::Order(None) => return false,
                 Wake::Order(Some(order)) => order,
-                Wake::Hint => return self.unasked().await,
+                Wake::Hint | Wake::Look => {
+                    return self.unasked(matches!(woken, Wake::Look)).await;
+                }
                 Wake::Ended(error) => return self.fail(&error),
             },
             Wake::Ended(error) => return self.fail(&error),
@@ -176,10 +190,12 @@ impl Driver {
                 self.stand(|standing| standing.paused = paused);
                 drop(answer.send(Ok(())));
                 // What changed meanwhile was told by hints that are gone.
-                return self.unasked().await;
+                return self.unasked(true).await;
             }
         };
-        let result = self.cycle(resolution).await;
+        // The last look of a session, and one that decides about deletions, trusts no watch.
+        let thorough = resolution.is_some() || !goes_on;
+        let result = self.cycle(resolution, thorough).await;
         let fatal = result.as_ref().is_err_and(|failure| failure.fatal);
         // The asker may have gone away; the cycle was run all the same.
         drop(answer.send(result.map_err(|failure| failure.error)));
@@ -187,32 +203,32 @@ impl Driver {
     }
 
     async fn wake(&mut self, orders: &mut mpsc::Receiver<Order>) -> Wake {
-        let look = self.watch.interval(self.engine.options.rescan);
+        let look = self.looked + self.watch.interval(self.engine.options.rescan);
         let hint = self.engine.peer.hint();
         tokio::select! {
             order = orders.recv() => Wake::Order(order),
             () = self.watch.changed() => Wake::Hint,
             () = async move { hint.notified().await } => Wake::Hint,
             error = self.engine.peer.ended() => Wake::Ended(error),
-            () = tokio::time::sleep(look) => Wake::Hint,
+            () = tokio::time::sleep_until(look) => Wake::Look,
         }
     }
 
     /// Waits for changes to settle; an order comes first.
     async fn settle(&mut self, orders: &mut mpsc::Receiver<Order>) -> Wake {
-        let wait = self.engine.options.settle.max(self.took);
+        let settled = Instant::now() + self.engine.options.settle;
         tokio::select! {
             order = orders.recv() => Wake::Order(order),
             error = self.engine.peer.ended() => Wake::Ended(error),
-            () = tokio::time::sleep(wait) => Wake::Hint,
+            () = tokio::time::sleep_until(settled.max(self.rested)) => Wake::Hint,
         }
     }
 
-    async fn unasked(&mut self) -> bool {
+    async fn unasked(&mut self, thorough: bool) -> bool {
         if self.is_paused() {
             return true;
         }
-        match self.cycle(None).await {
+        match self.cycle(None, thorough).await {
             Ok(_) => true,
             Err(failure) => {
                 tracing::debug!(error = %failure.error, "a cycle failed");
@@ -222,15 +238,22 @@ impl Driver {
     }
 
     /// Runs a cycle and tells what came of it. A halt is an error that leaves the session open.
-    async fn cycle(&mut self, resolution: Option<Resolution>) -> Result<Report, Failure> {
+    async fn cycle(
+        &mut self,
+        resolution: Option<Resolution>,
+        thorough: bool,
+    ) -> Result<Report, Failure> {
         if self.is_paused() {
             let detail = "it is paused";
             let error = Error::new(ErrorKind::Conflict, "synchronize", detail);
             return Err(Failure::mild(error));
         }
         let began = Instant::now();
-        let outcome = self.engine.cycle(resolution).await;
-        self.took = began.elapsed();
+        let outcome = self.engine.cycle(resolution, thorough).await;
+        self.rested = Instant::now() + began.elapsed();
+        if thorough {
+            self.looked = Instant::now();
+        }
         match outcome {
             Ok(Outcome::Done(report)) => {
                 self.halt = None;

@@ -4,6 +4,7 @@
 //! host does, so a program in the sandbox that races with it loses nothing either. Between requests it
 //! sends hints that something changed.
 
+use std::collections::HashMap;
 use std::io;
 use std::path::Path;
 use std::path::PathBuf;
@@ -16,8 +17,9 @@ use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 
 use crate::apply::Refusal;
+use crate::delta::Index;
 use crate::error::Error;
-use crate::protocol::{self, Hello, Piece, Received, Reply, Request, batches, clip, weight};
+use crate::protocol::{self, Hello, Mark, Piece, Received, Reply, Request, batches, clip, weight};
 use crate::reconcile::Op;
 use crate::replica::{Batch, Replica, Setup, Wanted, Worker};
 use crate::root::Root;
@@ -29,7 +31,7 @@ use crate::tree::{Entry, Tree};
 use crate::watch::Watch;
 
 /// How long to collect changes before a hint goes out.
-const SETTLE: Duration = Duration::from_millis(20);
+const SETTLE: Duration = Duration::from_millis(2);
 
 /// How long an earlier session may take to end; the host, which decides who may come, has let go of it.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -41,9 +43,18 @@ pub struct Options {
     /// A folder in which new contents wait, on the file system of the root; by default, and where it lies
     /// elsewhere, a folder in the root is used while changes are applied.
     pub staging: Option<PathBuf>,
+    /// The folder that is served, whatever the host names; by default the one that it names.
+    pub root: Option<PathBuf>,
 }
 
 impl Options {
+    /// Serves this folder and no other.
+    #[must_use]
+    pub fn with_root(mut self, path: impl Into<PathBuf>) -> Self {
+        self.root = Some(path.into());
+        self
+    }
+
     /// Sets where new contents wait.
     #[must_use]
     pub fn with_staging(mut self, path: impl Into<PathBuf>) -> Self {
@@ -107,7 +118,7 @@ async fn hello(reader: &mut BufReader<ReadHalf<BoxStream>>) -> Result<Option<Hel
     }
 }
 
-fn open(hello: Hello, options: Options) -> Result<(Replica, Watch), Error> {
+fn open(hello: Hello, options: Options) -> Result<(Replica, Arc<Watch>), Error> {
     use std::os::unix::ffi::OsStringExt;
     if hello.version != protocol::VERSION {
         let detail = format!(
@@ -121,7 +132,8 @@ fn open(hello: Hello, options: Options) -> Result<(Replica, Watch), Error> {
             detail,
         ));
     }
-    let path = PathBuf::from(std::ffi::OsString::from_vec(hello.root));
+    let named = || PathBuf::from(std::ffi::OsString::from_vec(hello.root));
+    let path = options.root.unwrap_or_else(named);
     let root = create_root(&path, hello.owner).and_then(|()| Root::open(&path));
     let root = root.map_err(|error| Error::io("open the workspace in the guest", error))?;
     root.lock_within(PATIENCE)
@@ -137,8 +149,12 @@ fn open(hello: Hello, options: Options) -> Result<(Replica, Watch), Error> {
         staging: options.staging,
         owner: hello.owner,
     };
-    let watch = Watch::start(root.path());
-    Ok((Replica::new(root, setup), watch))
+    let watch = match hello.watch {
+        true => Watch::start(&root),
+        false => Watch::nothing(),
+    };
+    let watch = Arc::new(watch);
+    Ok((Replica::new(root, setup, watch.clone()), watch))
 }
 
 /// Creates the root, owned as its files will be; the folders above it belong to the agent's user.
@@ -178,9 +194,9 @@ impl Drop for Hints {
     }
 }
 
-async fn hint(watch: Watch, writer: Writer) {
-    let interval = watch.interval(Duration::MAX);
+async fn hint(watch: Arc<Watch>, writer: Writer) {
     loop {
+        let interval = watch.interval(Duration::MAX);
         // Where nothing can be watched the host is asked to look from time to time.
         drop(tokio::time::timeout(interval, watch.changed()).await);
         tokio::time::sleep(SETTLE).await;
@@ -202,6 +218,7 @@ struct Guest {
 impl Guest {
     async fn serve(&mut self) -> Result<(), Error> {
         let mut fetch = Vec::new();
+        let mut marks = Marks::new();
         let mut ops = Vec::new();
         loop {
             let request = match protocol::read::<Request>(&mut self.reader).await {
@@ -211,9 +228,13 @@ impl Guest {
                 Err(error) => return Err(stream_error(error)),
             };
             match request {
-                Request::Scan => self.scan().await?,
+                Request::Scan(thorough) => self.scan(thorough).await?,
                 Request::Fetch(part) => fetch.extend(part),
-                Request::FetchEnd => self.fetch(std::mem::take(&mut fetch)).await?,
+                Request::Have(item, part) => marks.entry(item).or_default().extend(part),
+                Request::FetchEnd => {
+                    let files = std::mem::take(&mut fetch);
+                    self.fetch(files, std::mem::take(&mut marks)).await?;
+                }
                 Request::Ops(part) => ops.extend(part),
                 Request::OpsEnd => self.carry_out(std::mem::take(&mut ops)).await?,
                 Request::Hello(_) | Request::Piece(_) => {
@@ -224,10 +245,10 @@ impl Guest {
         }
     }
 
-    async fn scan(&mut self) -> Result<(), Error> {
-        let scan = |replica: &mut Replica| {
-            let before = replica.scan()?;
-            Ok(changes(&before, replica.tree()))
+    async fn scan(&mut self, thorough: bool) -> Result<(), Error> {
+        let scan = move |replica: &mut Replica| {
+            let changed = replica.scan(thorough)?;
+            Ok(found(changed, replica.tree()))
         };
         let scanned: io::Result<_> = self.replica.run(scan).await.map_err(work_error)?;
         let found = match scanned {
@@ -244,8 +265,17 @@ impl Guest {
         self.say(&Reply::Scanned).await
     }
 
-    async fn fetch(&mut self, files: Vec<(u32, crate::RelPath, u64)>) -> Result<(), Error> {
-        let wanted = |(item, path, size)| Wanted { item, path, size };
+    async fn fetch(
+        &mut self,
+        files: Vec<(u32, crate::RelPath, u64)>,
+        mut marks: Marks,
+    ) -> Result<(), Error> {
+        let wanted = |(item, path, size)| Wanted {
+            item,
+            path,
+            size,
+            index: marks.remove(&item).map(Index::new),
+        };
         let wanted = files.into_iter().map(wanted).collect();
         let (mut pieces, _reader) = transfer::send(self.root.clone(), wanted);
         while let Some(piece) = pieces.recv().await {
@@ -259,10 +289,13 @@ impl Guest {
     async fn carry_out(&mut self, ops: Vec<Op>) -> Result<(), Error> {
         let prepare = move |replica: &mut Replica| replica.prepare(ops);
         let batch = self.replica.run(prepare).await.map_err(work_error)?;
-        let batch = batch.map_err(|error| Error::io("stage in the guest", error))?;
+        let mut batch = batch.map_err(|error| Error::io("stage in the guest", error))?;
         let needed: Vec<u32> = batch.needed().iter().map(|(item, _)| *item).collect();
         for part in batches(needed, |_| 0) {
             self.say(&Reply::Need(part)).await?;
+        }
+        for (item, marks) in batch.take_marks() {
+            self.say(&Reply::Have(item, marks)).await?;
         }
         self.say(&Reply::NeedEnd).await?;
         self.flush().await?;
@@ -301,13 +334,20 @@ impl Source for Guest {
     }
 }
 
+/// What the host has of the old versions of files that it asks for.
+type Marks = HashMap<u32, Vec<Mark>>;
+
 type Found = Vec<(crate::RelPath, Option<Entry>)>;
 
-fn changes(before: &Tree, now: &Tree) -> Found {
-    before
-        .changes_to(now)
-        .map(|(path, entry)| (path.clone(), entry.cloned()))
-        .collect()
+fn found(mut changed: Vec<crate::RelPath>, tree: &Tree) -> Found {
+    // Looked at twice, told once.
+    changed.sort();
+    changed.dedup();
+    let entry = |path: crate::RelPath| {
+        let entry = tree.entry(&path).cloned();
+        (path, entry)
+    };
+    changed.into_iter().map(entry).collect()
 }
 
 fn path_bytes(path: &crate::RelPath) -> usize {

@@ -6,7 +6,7 @@
 //!
 //! ```text
 //!            host                                       guest
-//!   folder ── scan ──┐                            ┌── scan ── folder
+//!   folder ── scan ──┐     (watched: only dirt)   ┌── scan ── folder
 //!                    ├─ reconcile ─ safety ─ plan │
 //!   base file ───────┘        │      byte stream  │
 //!   folder ── apply ── stage ─┴───────────────────┴─ stage ── apply ── folder
@@ -64,13 +64,15 @@
 //!
 //! # What it is not
 //!
-//! No backup, no version control, no shared file system: a change takes a scan of both sides to arrive. It
-//! carries contents, the owner's executable bit, link targets and modification times; not owners, other
-//! mode bits, extended attributes, access lists or hard links, which become separate files. It does not
-//! merge within a file. Names that differ only by case or Unicode form are not told apart yet from what a
-//! file system that folds them makes of them. A program that writes through a descriptor which it opened
-//! before the file was replaced writes to the old file, as with an editor that saves by rename. Only Unix
-//! hosts so far.
+//! No backup, no version control, no shared file system: a change arrives once it was noticed, which on
+//! local Linux file systems takes milliseconds, and elsewhere a scan of both sides. A change that makes no
+//! event (through another hard link outside the root, or a shared mapping that stays open) is found by the
+//! whole scan each minute. It carries contents, the owner's executable bit, link targets and modification
+//! times; not owners, other mode bits, extended attributes, access lists or hard links, which become
+//! separate files. It does not merge within a file. Names that differ only by case or Unicode form are not
+//! told apart yet from what a file system that folds them makes of them. A program that writes through a
+//! descriptor which it opened before the file was replaced writes to the old file, as with an editor that
+//! saves by rename. Only Unix hosts so far.
 //!
 //! # Git
 //!
@@ -110,12 +112,13 @@ mod syncer;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod tree;
-mod watch;
 
 #[cfg(unix)]
 mod apply;
 #[cfg(unix)]
 mod cycle;
+#[cfg(unix)]
+mod delta;
 #[cfg(unix)]
 mod driver;
 #[cfg(unix)]
@@ -129,9 +132,13 @@ mod root;
 #[cfg(unix)]
 mod scan;
 #[cfg(unix)]
+mod scope;
+#[cfg(unix)]
 mod stage;
 #[cfg(unix)]
 mod transfer;
+#[cfg(unix)]
+mod watch;
 
 pub use error::Error;
 pub use options::{Limits, Options};

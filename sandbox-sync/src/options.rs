@@ -37,14 +37,18 @@ pub struct Options {
     pub limits: Limits,
     /// How long the session waits after a change for more of them.
     pub settle: Duration,
-    /// How often both sides are looked at although nobody told of a change.
+    /// How often both sides are looked at as a whole, although nobody told of a change.
     pub rescan: Duration,
+    /// Whether both sides are watched, so that a cycle looks only at what changed. Without it, or where
+    /// nothing can vouch for a root, every cycle looks at everything.
+    pub watch: bool,
     /// Who is told how far a large copy has come.
     pub progress: Progress,
 }
 
 impl Default for Options {
-    /// Returns two-way-safe, the threat model's lists, 50 ms to settle, a rescan each minute.
+    /// Returns two-way-safe, the threat model's lists, 5 ms to settle, both sides watched and looked at as
+    /// a whole each minute.
     fn default() -> Self {
         Self {
             mode: Mode::default(),
@@ -57,8 +61,9 @@ impl Default for Options {
             thresholds: Thresholds::default(),
             resolution: None,
             limits: Limits::default(),
-            settle: Duration::from_millis(50),
+            settle: Duration::from_millis(5),
             rescan: Duration::from_secs(60),
+            watch: true,
             progress: Progress::silent(),
         }
     }
@@ -144,6 +149,13 @@ impl Options {
     #[must_use]
     pub fn with_progress(mut self, progress: Progress) -> Self {
         self.progress = progress;
+        self
+    }
+
+    /// Sets whether both sides are watched.
+    #[must_use]
+    pub fn with_watch(mut self, watch: bool) -> Self {
+        self.watch = watch;
         self
     }
 

@@ -9,6 +9,7 @@
 
 use std::cmp::Ordering;
 use std::fmt;
+use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
@@ -19,9 +20,10 @@ pub const MAX_PATH: usize = 3072;
 /// The most names that one path may have; recursion over a tree is bounded by it.
 pub const MAX_DEPTH: usize = 256;
 
-/// A path relative to the root of a workspace.
+/// A path relative to the root of a workspace. Clones share their bytes: the trees of a session hold most
+/// paths two or three times.
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub struct RelPath(Box<[u8]>);
+pub struct RelPath(Arc<[u8]>);
 
 /// Why bytes are not a [`RelPath`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

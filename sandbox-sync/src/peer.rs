@@ -3,21 +3,22 @@
 //! A task of its own reads the stream into a short queue, so that a hint is noticed whatever else is going
 //! on. Any error of the stream or the protocol is final: the peer is not spoken to again.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use sandbox_base::{BoxStream, ErrorKind};
-use tokio::io::{AsyncWriteExt, BufWriter, ReadHalf, WriteHalf};
+use tokio::io::{AsyncWriteExt, BufReader, BufWriter, ReadHalf, WriteHalf};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 
+use crate::delta::{self, Index};
 use crate::error::Error;
 use crate::options::Limits;
 use crate::path::RelPath;
 use crate::progress::Progress;
-use crate::protocol::{self, Hello, Piece, Received, Reply, Request, batches, clip, weight};
+use crate::protocol::{self, Hello, Mark, Piece, Received, Reply, Request, batches, clip, weight};
 use crate::reconcile::Op;
 use crate::replica::{Batch, Wanted};
 use crate::root::Root;
@@ -107,11 +108,15 @@ impl Peer {
         }
     }
 
-    /// Asks for what changed since the last scan; `false` means that the guest's root is gone.
-    pub(crate) async fn scan(&mut self) -> Result<bool, Error> {
-        self.say(&Request::Scan).await?;
+    /// Asks for what changed since the last scan, which the guest finds by a `thorough` look or by its
+    /// watch, and returns the paths; `None` means that the guest's root is gone.
+    pub(crate) async fn scan(
+        &mut self,
+        thorough: bool,
+    ) -> Result<Option<BTreeSet<RelPath>>, Error> {
+        self.say(&Request::Scan(thorough)).await?;
         self.flush().await?;
-        let mut seen = HashSet::new();
+        let mut seen = BTreeSet::new();
         loop {
             match self.message().await? {
                 Reply::Found(entries) => {
@@ -120,20 +125,20 @@ impl Peer {
                     }
                 }
                 Reply::Scanned => break,
-                Reply::RootGone => return Ok(false),
+                Reply::RootGone => return Ok(None),
                 reply => return Err(unexpected(reply)),
             }
         }
-        let checked = self.tree.check();
+        let checked = self.tree.check_at(&seen);
         checked.map_err(|path| Error::protocol(format!("a tree that cannot be, at {path}")))?;
-        Ok(true)
+        Ok(Some(seen))
     }
 
     fn found(
         &mut self,
         path: RelPath,
         entry: Option<Entry>,
-        seen: &mut HashSet<RelPath>,
+        seen: &mut BTreeSet<RelPath>,
     ) -> Result<(), Error> {
         if entry.is_none() && self.tree.entry(&path).is_none() {
             return Err(Error::protocol(format!(
@@ -167,7 +172,7 @@ impl Peer {
     }
 
     /// Fills `batch` with the contents of the guest's files.
-    pub(crate) async fn fetch(&mut self, batch: Batch) -> Result<Batch, Error> {
+    pub(crate) async fn fetch(&mut self, mut batch: Batch) -> Result<Batch, Error> {
         let wanted = batch.wanted();
         if wanted.is_empty() {
             return Ok(batch);
@@ -178,6 +183,9 @@ impl Peer {
                 .map(|want| (want.item, want.path, want.size))
                 .collect();
             self.say(&Request::Fetch(part)).await?;
+        }
+        for (item, marks) in batch.take_marks() {
+            self.say(&Request::Have(item, marks)).await?;
         }
         self.say(&Request::FetchEnd).await?;
         self.flush().await?;
@@ -239,10 +247,20 @@ impl Peer {
     /// Reads which contents the guest lacks: files among `ops`, ascending.
     async fn needed(&mut self, ops: &[Op]) -> Result<Vec<Wanted>, Error> {
         let mut needed: Vec<Wanted> = Vec::new();
+        let mut had = Had::default();
         loop {
             let part = match self.message().await? {
                 Reply::Need(part) => part,
-                Reply::NeedEnd => return Ok(needed),
+                Reply::Have(item, marks) => {
+                    had.add(ops, &needed, (item, marks))?;
+                    continue;
+                }
+                Reply::NeedEnd => {
+                    for want in &mut needed {
+                        want.index = had.marks.remove(&want.item).map(Index::new);
+                    }
+                    return Ok(needed);
+                }
                 reply => return Err(unexpected(reply)),
             };
             for item in part {
@@ -256,6 +274,7 @@ impl Peer {
                     item,
                     path: op.path.clone(),
                     size,
+                    index: None,
                 });
             }
         }
@@ -291,6 +310,37 @@ impl Peer {
     }
 }
 
+/// What the guest says that it has of the old versions of files that it needs (`S36`).
+#[derive(Default)]
+struct Had {
+    marks: HashMap<u32, Vec<Mark>>,
+    total: usize,
+}
+
+impl Had {
+    /// Takes in more marks: of a file that it needs and that replaces another, no more than that one can
+    /// have, and no more in all than an honest guest tells.
+    fn add(
+        &mut self,
+        ops: &[Op],
+        needed: &[Wanted],
+        (item, marks): (u32, Vec<Mark>),
+    ) -> Result<(), Error> {
+        let asked = needed.binary_search_by_key(&item, |want| want.item).is_ok();
+        let op = ops.get(item as usize).filter(|_| asked);
+        let old = op.and_then(|op| op.old.as_ref()?.content());
+        let of = self.marks.entry(item).or_default();
+        self.total += marks.len();
+        let most = old.map_or(0, |(_, size)| size / delta::SHORTEST as u64 + 1);
+        let all = (of.len() + marks.len()) as u64;
+        if marks.is_empty() || all > most || self.total > delta::MOST {
+            return Err(Error::protocol("blocks of what it cannot have"));
+        }
+        of.extend(marks);
+        Ok(())
+    }
+}
+
 impl Source for Peer {
     async fn next_piece(&mut self) -> Result<Piece, Error> {
         match self.receive().await? {
@@ -314,10 +364,12 @@ async fn timed(
 }
 
 async fn read_all(
-    mut stream: ReadHalf<BoxStream>,
+    stream: ReadHalf<BoxStream>,
     queue: mpsc::Sender<io::Result<Received<Reply>>>,
     dirty: Arc<Notify>,
 ) {
+    // A message is read in three steps; the stream need not be asked for each of them.
+    let mut stream = BufReader::with_capacity(64 * 1024, stream);
     loop {
         let received = protocol::read::<Reply>(&mut stream).await;
         if matches!(received, Ok(Received::Message(Reply::Dirty))) {
@@ -340,6 +392,7 @@ fn unexpected(reply: Reply) -> Error {
         Reply::RootGone => "RootGone",
         Reply::Piece(_) => "Piece",
         Reply::Need(_) => "Need",
+        Reply::Have(..) => "Have",
         Reply::NeedEnd => "NeedEnd",
         Reply::Outcome(_) => "Outcome",
         Reply::OutcomeEnd => "OutcomeEnd",

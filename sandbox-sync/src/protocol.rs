@@ -10,10 +10,10 @@
 //!                                 ←   Hello
 //! Scan                            →
 //!                                 ←   Found* (what is new, changed or gone since the last scan), Scanned
-//! Fetch*, FetchEnd                →
+//! Fetch*, Have*, FetchEnd         →   (and what it has of their old versions)
 //!                                 ←   Piece* (every file, in the order asked for)
 //! Ops*, OpsEnd                    →
-//!                                 ←   Need*, NeedEnd (what it cannot copy from its own files)
+//!                                 ←   Need*, Have*, NeedEnd (what it cannot copy from its own files)
 //! Piece* (in the order needed)    →
 //!                                 ←   Outcome*, OutcomeEnd (once everything is durable)
 //! ```
@@ -43,8 +43,22 @@ pub(crate) const MESSAGE: usize = 1 << 20;
 pub(crate) const CHUNK: usize = 128 * 1024;
 /// How many bytes of a list go into one message, roughly.
 const BATCH: usize = 128 * 1024;
+/// How many marks of blocks go into one message.
+pub(crate) const MARKS: usize = BATCH / size_of::<Mark>();
 /// The longest text of an error that is kept from a guest, in bytes.
 pub(crate) const TEXT: usize = 512;
+
+/// The first half of a block's BLAKE3 digest.
+pub(crate) type Mark = [u8; 16];
+
+/// Consecutive blocks of an old version, in the place of contents.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Blocks {
+    pub(crate) first: u32,
+    pub(crate) count: u32,
+    /// How many bytes they are.
+    pub(crate) length: u64,
+}
 
 /// What the guest is told first.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -56,15 +70,20 @@ pub(crate) struct Hello {
     pub(crate) lists: Lists,
     pub(crate) entries: u64,
     pub(crate) file_bytes: u64,
+    /// Whether the guest shall watch its root; otherwise each scan reads everything.
+    pub(crate) watch: bool,
 }
 
 /// What the host says.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) enum Request {
     Hello(Box<Hello>),
-    Scan,
+    /// Whether to look at everything, whatever the guest's watch says.
+    Scan(bool),
     /// Number, path and length of each file.
     Fetch(Vec<(u32, RelPath, u64)>),
+    /// The number of a file, and (more of) the marks of its old version here.
+    Have(u32, Vec<Mark>),
     FetchEnd,
     Ops(Vec<Op>),
     OpsEnd,
@@ -84,6 +103,8 @@ pub(crate) enum Reply {
     RootGone,
     Piece(Header),
     Need(Vec<u32>),
+    /// The number of a file that it needs, and (more of) the marks of its old version there.
+    Have(u32, Vec<Mark>),
     NeedEnd,
     /// For each operation in turn, what stood in the way.
     Outcome(Vec<Option<String>>),
@@ -99,6 +120,7 @@ pub(crate) struct Header {
     part: Part,
     modified: Option<(i64, u32)>,
     length: u32,
+    blocks: Option<Blocks>,
 }
 
 /// Where in its file a piece stands.
@@ -118,6 +140,16 @@ pub(crate) struct Piece {
     pub(crate) part: Part,
     pub(crate) modified: Option<(i64, u32)>,
     pub(crate) bytes: Vec<u8>,
+    /// In the place of bytes: what the receiver has in its old version.
+    pub(crate) blocks: Option<Blocks>,
+}
+
+impl Piece {
+    /// Returns how many bytes of the file it stands for, by its own word.
+    pub(crate) fn length(&self) -> u64 {
+        self.blocks
+            .map_or(self.bytes.len() as u64, |blocks| blocks.length)
+    }
 }
 
 /// A message of either side that may announce a piece.
@@ -178,6 +210,7 @@ pub(crate) async fn read<M: Message>(
         item,
         part,
         modified,
+        blocks,
         ..
     } = header;
     Ok(Received::Piece(Piece {
@@ -185,6 +218,7 @@ pub(crate) async fn read<M: Message>(
         part,
         modified,
         bytes,
+        blocks,
     }))
 }
 
@@ -206,6 +240,7 @@ pub(crate) async fn write_piece<M: Message>(
         part: piece.part,
         modified: piece.modified,
         length: u32::try_from(piece.bytes.len()).map_err(io::Error::other)?,
+        blocks: piece.blocks,
     };
     write(writer, &M::piece(header)).await?;
     writer.write_all(&piece.bytes).await

@@ -25,7 +25,13 @@
 //! all, `TwoWayHostWins` turns a conflict of two files into a change of the guest's, after a copy of the
 //! guest's own version was put beside it under a name that nothing has. Output paths flow to the host alone,
 //! except in `Review`, where nothing does.
+//!
+//! A plan for everything costs as much as there are paths. [`reconcile_within`] looks only at paths that are
+//! not what they were, at what is beneath them, and at the folders that lead there, and returns the same
+//! plan, provided that everything else came out of an earlier plan with nothing left to do: what a row
+//! becomes depends on its own three entries and on rows above and beneath it, never on its neighbours.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -119,11 +125,76 @@ pub(crate) struct Input<'a> {
 
 /// Plans what makes the two sides agree. The same inputs give the same plan.
 pub(crate) fn reconcile(input: Input<'_>) -> Plan {
-    let mut rows = rows(input);
+    let joined = join([input.base, input.host, input.guest].map(Tree::iter));
+    finish(rows(input, joined), input.guest)
+}
+
+/// Plans as [`reconcile`] does where only `changed` paths may need anything.
+pub(crate) fn reconcile_within(input: Input<'_>, changed: &BTreeSet<RelPath>) -> Plan {
+    let (mut paths, mut whole) = (Vec::new(), None::<RelPath>);
+    for path in changed {
+        let top = top(input, path);
+        if whole
+            .as_ref()
+            .is_some_and(|whole| top.is_beneath(whole) || top == *whole)
+        {
+            continue;
+        }
+        paths.push(top.clone());
+        whole = Some(top);
+    }
+    let mut joined = Vec::new();
+    let mut led: Option<&RelPath> = None;
+    for top in &paths {
+        for folder in above(top) {
+            // The folders that lead here and did not lead to the one before.
+            if led.is_none_or(|led| !led.is_beneath(&folder)) {
+                joined.extend(known(input, &folder));
+            }
+        }
+        joined.extend(join(
+            [input.base, input.host, input.guest].map(|tree| tree.whole(top)),
+        ));
+        led = Some(top);
+    }
+    finish(rows(input, joined.into_iter()), input.guest)
+}
+
+/// Returns the folders above `path`, from the root downwards.
+fn above(path: &RelPath) -> Vec<RelPath> {
+    let mut above: Vec<_> = std::iter::successors(path.parent(), RelPath::parent).collect();
+    above.reverse();
+    above
+}
+
+/// Returns `path`, or the first path above it that is not a folder on both sides: what becomes of such a
+/// path depends on everything beneath it.
+fn top(input: Input<'_>, path: &RelPath) -> RelPath {
+    let plain = |folder: &RelPath| {
+        let sides = [input.host, input.guest];
+        sides
+            .iter()
+            .all(|side| side.entry(folder).is_some_and(Entry::is_directory))
+    };
+    let first = above(path).into_iter().find(|folder| !plain(folder));
+    first.unwrap_or_else(|| path.clone())
+}
+
+/// Returns what the three trees have at one path, under a key that lives as long as they do.
+fn known<'a>(input: Input<'a>, path: &RelPath) -> Option<Joined<'a>> {
+    let found = [input.base, input.host, input.guest].map(|tree| tree.key_value(path));
+    let key = found.iter().flatten().map(|(path, _)| *path).next()?;
+    Some((key, found.map(|found| found.map(|(_, entry)| entry))))
+}
+
+fn finish(mut rows: Vec<Row<'_>>, guest: &Tree) -> Plan {
     fit_together(&mut rows);
     block_beneath(&mut rows);
-    plan(rows, input.guest)
+    plan(rows, guest)
 }
+
+/// A path and what base, host and guest have there.
+type Joined<'a> = (&'a RelPath, [Option<&'a Entry>; 3]);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Act {
@@ -185,12 +256,12 @@ impl<'a> Row<'a> {
     }
 }
 
-/// Joins the trees by path and decides each path alone.
-fn rows(input: Input<'_>) -> Vec<Row<'_>> {
+/// Decides each path alone.
+fn rows<'a>(input: Input<'a>, joined: impl Iterator<Item = Joined<'a>>) -> Vec<Row<'a>> {
     let mut flows = input.rules.walk();
     let mut above: Vec<usize> = Vec::new();
     let mut rows: Vec<Row<'_>> = Vec::new();
-    for (path, [base, host, guest]) in join([input.base, input.host, input.guest]) {
+    for (path, [base, host, guest]) in joined {
         while above
             .last()
             .is_some_and(|row| !path.is_beneath(rows[*row].path))
@@ -383,8 +454,10 @@ fn plan(rows: Vec<Row<'_>>, guest: &Tree) -> Plan {
 }
 
 /// Walks three trees at once, in path order.
-pub(crate) fn join(trees: [&Tree; 3]) -> impl Iterator<Item = (&RelPath, [Option<&Entry>; 3])> {
-    let mut walks = trees.map(|tree| tree.iter().peekable());
+pub(crate) fn join<'a>(
+    walks: [impl Iterator<Item = (&'a RelPath, &'a Entry)>; 3],
+) -> impl Iterator<Item = Joined<'a>> {
+    let mut walks = walks.map(Iterator::peekable);
     std::iter::from_fn(move || {
         let path = walks
             .iter_mut()

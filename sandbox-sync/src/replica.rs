@@ -3,22 +3,26 @@
 //! Host and guest use the same type; the host drives its own directly and the guest's over the
 //! [protocol](crate::protocol). Everything here blocks and belongs on a blocking thread.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
 use crate::apply::{Outcomes, Staged, apply};
+use crate::delta::{self, Index, Old};
 use crate::path::RelPath;
-use crate::protocol::{CHUNK, Part, Piece};
+use crate::protocol::{CHUNK, MARKS, Mark, Part, Piece};
 use crate::reconcile::Op;
 use crate::root::{Facts, Root};
 use crate::rules::Rules;
-use crate::scan::{Bounds, Scanner, open_file};
-use crate::stage::{Modified, Owner, Staging, flush};
+use crate::scan::{Bounds, Place, Scanner, open_file};
+use crate::stage::{Modified, Owner, StagedFile, Staging, flush};
 use crate::tree::{Digest, Entry, Tree};
+use crate::watch::{Dirt, Watch};
 
 /// What a replica needs to know besides its root.
 #[derive(Debug, Clone)]
@@ -34,16 +38,18 @@ pub(crate) struct Setup {
 pub(crate) struct Replica {
     root: Arc<Root>,
     setup: Setup,
+    watch: Arc<Watch>,
     scanner: Scanner,
     tree: Arc<Tree>,
 }
 
 impl Replica {
-    pub(crate) fn new(root: Root, setup: Setup) -> Self {
+    pub(crate) fn new(root: Root, setup: Setup, watch: Arc<Watch>) -> Self {
         Self {
             root: Arc::new(root),
             setup,
-            scanner: Scanner::default(),
+            scanner: Scanner::watching(watch.clone()),
+            watch,
             tree: Arc::default(),
         }
     }
@@ -57,22 +63,47 @@ impl Replica {
         &self.tree
     }
 
-    /// Looks at everything in the root and returns what it found before.
+    /// Looks at what is dirty, or at everything where nothing vouches for the rest or a `thorough` look is
+    /// asked for, and returns the paths that are not what they were.
     ///
     /// Answers `NotFound` where the root is gone or is another folder now.
-    pub(crate) fn scan(&mut self) -> io::Result<Arc<Tree>> {
+    pub(crate) fn scan(&mut self, thorough: bool) -> io::Result<Vec<RelPath>> {
         if !self.root.is_in_place() {
             return Err(io::ErrorKind::NotFound.into());
         }
-        let tree = self
-            .scanner
-            .scan(&self.root, &self.setup.rules, self.setup.bounds)?;
-        Ok(std::mem::replace(&mut self.tree, Arc::new(tree)))
+        let place = Place {
+            root: &self.root,
+            rules: &self.setup.rules,
+            bounds: self.setup.bounds,
+        };
+        let scanned = match self.watch.take() {
+            Dirt::Paths(paths) if !thorough => {
+                let tree = Arc::make_mut(&mut self.tree);
+                self.scanner.look(place, (tree, paths))
+            }
+            _ => {
+                let tree = self.scanner.scan(place.root, place.rules, place.bounds);
+                tree.map(|tree| {
+                    let changes = self.tree.changes_to(&tree);
+                    let changed: Vec<_> = changes.map(|(path, _)| path.clone()).collect();
+                    // Of two equal trees the one that was known stays: others share its paths.
+                    if !changed.is_empty() {
+                        self.tree = Arc::new(tree);
+                    }
+                    changed
+                })
+            }
+        };
+        scanned.inspect_err(|_| self.watch.lose())
     }
 
     /// Starts a batch: stages what is at hand here, so that only the rest has to be sent.
     pub(crate) fn prepare(&self, ops: Vec<Op>) -> io::Result<Batch> {
         let setup = &self.setup;
+        // Whatever comes of them, and whether or not it makes an event, the next scan looks there.
+        for op in &ops {
+            self.watch.mark(&op.path);
+        }
         let staging = Staging::open(&self.root, setup.staging.as_deref(), setup.owner)?;
         let mut batch = Batch {
             root: self.root.clone(),
@@ -81,8 +112,11 @@ impl Replica {
             staged: Staged::new(),
             files: Vec::new(),
             needed: Vec::new(),
+            olds: Olds::new(),
+            marks: Vec::new(),
         };
         batch.stage_known(&self.tree);
+        batch.cut_old();
         Ok(batch)
     }
 }
@@ -96,7 +130,13 @@ pub(crate) struct Batch {
     staged: Staged,
     files: Vec<File>,
     needed: Vec<(u32, u64)>,
+    olds: Olds,
+    /// The marks of `olds`, until somebody tells them.
+    marks: Vec<(u32, Vec<Mark>)>,
 }
+
+/// The old versions that blocks are taken from, by the operation that replaces them.
+pub(crate) type Olds = HashMap<u32, Arc<Old>>;
 
 impl Batch {
     /// Returns the indexes of the operations whose contents have to be sent, ascending, with lengths.
@@ -110,6 +150,7 @@ impl Batch {
             item,
             path: self.ops[item as usize].path.clone(),
             size,
+            index: None,
         };
         self.needed.iter().map(wanted).collect()
     }
@@ -134,6 +175,8 @@ impl Batch {
         self.keep(file)?;
         drop(self.staged.insert(item as usize, Ok(name)));
         self.needed.retain(|(needed, _)| *needed != item);
+        self.marks.retain(|(marked, _)| *marked != item);
+        drop(self.olds.remove(&item));
         Ok(())
     }
 
@@ -145,11 +188,45 @@ impl Batch {
         })
     }
 
+    pub(crate) fn olds(&self) -> &Olds {
+        &self.olds
+    }
+
+    /// Returns the marks of old versions, in messages' sizes, once.
+    pub(crate) fn take_marks(&mut self) -> impl Iterator<Item = (u32, Vec<Mark>)> + use<> {
+        let parts = |(item, marks): (u32, Vec<Mark>)| {
+            let parts: Vec<_> = marks.chunks(MARKS).map(<[Mark]>::to_vec).collect();
+            parts.into_iter().map(move |part| (item, part))
+        };
+        std::mem::take(&mut self.marks).into_iter().flat_map(parts)
+    }
+
+    /// Cuts what large files replace into blocks, so that only what is new has to be sent. What cannot be
+    /// read is sent whole.
+    fn cut_old(&mut self) {
+        let mut left = delta::MOST;
+        for &(item, size) in &self.needed {
+            let op = &self.ops[item as usize];
+            let old = op.old.as_ref().and_then(Entry::content);
+            if size < delta::LEAST || old.is_none_or(|old| old.1 < delta::LEAST) {
+                continue;
+            }
+            let folder = self.root.parent_of(&op.path);
+            let opened = folder.and_then(|folder| open_file(&folder, op.path.name()));
+            let cut = opened.and_then(|(file, _)| Old::read(file, left));
+            if let Ok(Some((old, marks))) = cut {
+                left -= marks.len();
+                drop(self.olds.insert(item, Arc::new(old)));
+                self.marks.push((item, marks));
+            }
+        }
+    }
+
     /// Copies what the root has elsewhere: renames and changed modes send nothing.
     fn stage_known(&mut self, tree: &Tree) {
         let wanted: std::collections::HashSet<Digest> =
             contents(&self.ops).map(|(_, c)| c.0).collect();
-        let at_hand: std::collections::HashMap<Digest, &RelPath> = tree
+        let at_hand: HashMap<Digest, &RelPath> = tree
             .iter()
             .filter_map(|(path, entry)| Some((entry.content()?.0, path)))
             .filter(|(digest, _)| wanted.contains(digest))
@@ -175,7 +252,7 @@ impl Batch {
         Ok(())
     }
 
-    fn start(&mut self, index: usize) -> io::Result<Option<crate::stage::StagedFile>> {
+    fn start(&mut self, index: usize) -> io::Result<Option<StagedFile>> {
         let Some(op) = self.ops.get(index) else {
             return Ok(None);
         };
@@ -213,9 +290,10 @@ impl Batch {
             file.ok_or_else(|| io::Error::other("contents for something that is no file"))
         });
         let modified = piece.modified;
+        let old = self.olds.get(&piece.item).cloned();
         let outcome = loop {
             if let Ok(open) = &mut file
-                && let Err(error) = open.write(&piece.bytes)
+                && let Err(error) = write(open, (&piece, old.as_deref()))
             {
                 file = Err(error);
             }
@@ -258,6 +336,14 @@ impl Batch {
 /// More open files than this are flushed with their file system, so only that many need to stay open.
 const FLUSHED_TOGETHER: usize = 16;
 
+fn write(file: &mut StagedFile, (piece, old): (&Piece, Option<&Old>)) -> io::Result<()> {
+    match (piece.blocks, old) {
+        (None, _) => file.write(&piece.bytes),
+        (Some(blocks), Some(old)) => old.copy(blocks, |bytes| file.write(bytes)),
+        (Some(_), None) => Err(io::Error::other("blocks of no old version")),
+    }
+}
+
 fn contents(ops: &[Op]) -> impl Iterator<Item = (usize, (Digest, u64))> {
     let content = |op: &Op| op.new.as_ref().and_then(Entry::content);
     ops.iter()
@@ -295,28 +381,42 @@ impl<T: Send + 'static> Worker<T> {
     }
 }
 
-/// One file that the other side needs: its operation, where it is, how long it is.
-#[derive(Debug, Clone)]
+/// One file that the other side needs: its operation, where it is, how long it is, and what the other side
+/// has of its old version.
+#[derive(Debug)]
 pub(crate) struct Wanted {
     pub(crate) item: u32,
     pub(crate) path: RelPath,
     pub(crate) size: u64,
+    pub(crate) index: Option<Index>,
 }
 
 /// Reads files and sends them as pieces, in order; ends early when the receiver is dropped.
 pub(crate) fn read_out(root: &Root, wanted: Vec<Wanted>, pieces: &mpsc::Sender<Piece>) {
+    // The folder that was opened last; neighbours are read one after the other.
+    let mut last: Option<(Option<RelPath>, OwnedFd)> = None;
     for want in wanted {
         let failed = |_| Piece {
             item: want.item,
             part: Part::Failed,
             modified: None,
             bytes: vec![],
+            blocks: None,
         };
-        let opened = root
-            .parent_of(&want.path)
-            .and_then(|folder| open_file(&folder, want.path.name()));
+        let parent = want.path.parent();
+        if last.as_ref().is_none_or(|(path, _)| *path != parent) {
+            let folder = root.directory(parent.as_ref());
+            last = folder.ok().map(|folder| (parent, folder));
+        }
+        let opened = match &last {
+            Some((_, folder)) => open_file(folder, want.path.name()),
+            None => Err(io::ErrorKind::NotFound.into()),
+        };
         let sent = match opened {
-            Ok((file, facts)) => read_one(file, facts, &want, pieces),
+            Ok((file, facts)) => match &want.index {
+                Some(index) => read_parts((file, facts), (&want, index), pieces),
+                None => read_one(file, facts, &want, pieces),
+            },
             Err(error) => pieces.blocking_send(failed(error)).is_ok(),
         };
         if !sent {
@@ -346,6 +446,7 @@ fn read_one(mut file: File, facts: Facts, want: &Wanted, pieces: &mpsc::Sender<P
             part,
             modified,
             bytes,
+            blocks: None,
         };
         if pieces.blocking_send(piece).is_err() {
             return false;
@@ -354,4 +455,42 @@ fn read_one(mut file: File, facts: Facts, want: &Wanted, pieces: &mpsc::Sender<P
             return true;
         }
     }
+}
+
+/// Reads a file of which the other side has an old version; a file that has not the length that it was
+/// asked for with has failed.
+fn read_parts(
+    (file, facts): (File, Facts),
+    (want, index): (&Wanted, &Index),
+    pieces: &mpsc::Sender<Piece>,
+) -> bool {
+    let piece = |part, what| {
+        let (bytes, blocks) = match what {
+            delta::Part::Bytes(bytes) => (bytes, None),
+            delta::Part::Blocks(blocks) => (Vec::new(), Some(blocks)),
+        };
+        Piece {
+            item: want.item,
+            part,
+            modified: Some(facts.modified),
+            bytes,
+            blocks,
+        }
+    };
+    let failed = || piece(Part::Failed, delta::Part::Bytes(Vec::new()));
+    let mut left = want.size;
+    for what in delta::parts(file.take(want.size), index, CHUNK) {
+        let Ok(what) = what else {
+            return pieces.blocking_send(failed()).is_ok();
+        };
+        let mut piece = piece(Part::More, what);
+        left -= piece.length();
+        if left == 0 {
+            piece.part = Part::Last;
+        }
+        if pieces.blocking_send(piece).is_err() {
+            return false;
+        }
+    }
+    left == 0 || pieces.blocking_send(failed()).is_ok()
 }

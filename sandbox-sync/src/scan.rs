@@ -1,17 +1,20 @@
 //! From the file system to a [`Tree`].
 //!
-//! Every scan walks the whole root and asks for the facts of every name; contents are read only where the
+//! A whole scan walks the root and asks for the facts of every name; contents are read only where the
 //! facts (device, inode, size, mode, both times) differ from the last scan's. A file that was changed
 //! within [`RACY`] of being looked at is read again the next time: a second edit within the clock's
-//! resolution leaves the facts as they were (`S25`).
+//! resolution leaves the facts as they were (`S25`). Between two whole scans, what a [watch](crate::watch)
+//! calls dirty is looked at in the same way, and only that; each folder is watched before it is read.
 //!
 //! What cannot be read, is no file, folder or link, or lies on another file system becomes
 //! [`Entry::Untracked`], never an absence: an absence would be a deletion.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
+use std::hash::RandomState;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{Dir, FileType, Mode, OFlags};
@@ -21,6 +24,7 @@ use crate::path::RelPath;
 use crate::root::{DIRECTORY, Facts, Root};
 use crate::rules::{Flow, Rules};
 use crate::tree::{Digest, Entry, Reason, Tree, portable_target};
+use crate::watch::{Depth, Dirt, Watch};
 
 /// How long after a change the same facts may still mean other contents: the coarsest file systems in use
 /// (FAT, HFS+) count in steps of two seconds.
@@ -39,38 +43,166 @@ pub(crate) struct Bounds {
 #[derive(Debug, Default)]
 pub(crate) struct Scanner {
     known: HashMap<RelPath, Known>,
+    /// The key of the fingerprints.
+    key: RandomState,
+    watch: Option<Arc<Watch>>,
 }
 
+/// A root and what governs its scans.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place<'a> {
+    pub(crate) root: &'a Root,
+    pub(crate) rules: &'a Rules,
+    pub(crate) bounds: Bounds,
+}
+
+/// What a scan remembers of a file.
 #[derive(Debug, Clone, Copy)]
 struct Known {
-    facts: Facts,
+    /// A fingerprint of its facts, under a key of this scanner: a tenth of their size. A guest that found two
+    /// sets of facts with one fingerprint could hide a change of its own, and nothing else.
+    facts: u64,
     digest: Digest,
     racy: bool,
 }
 
 impl Scanner {
+    /// Makes a scanner that has `watch` watch what it reads.
+    pub(crate) fn watching(watch: Arc<Watch>) -> Self {
+        Self {
+            watch: Some(watch),
+            ..Self::default()
+        }
+    }
+
     /// Returns what is in the root now.
     ///
     /// # Errors
     ///
     /// When the root itself cannot be read, or holds more than `bounds` allow.
     pub(crate) fn scan(&mut self, root: &Root, rules: &Rules, bounds: Bounds) -> io::Result<Tree> {
-        let mut walk = Walk {
+        let mut walk = self.walk(Place {
             root,
             rules,
             bounds,
-            known: &self.known,
-            seen: HashMap::with_capacity(self.known.len()),
-            tree: Tree::default(),
-            now: SystemTime::now()
-                .duration_since(UNIX_EPOCH)
-                .unwrap_or_default(),
-        };
+        });
+        walk.seen.reserve(self.known.len());
         walk.folder(&root.directory(None)?, None, Flow::Both)?;
         let Walk { seen, tree, .. } = walk;
         self.known = seen;
         Ok(tree)
     }
+
+    /// Brings `tree`, which an earlier scan found, up to date where it is dirty. Returns the paths that
+    /// are not what they were.
+    ///
+    /// # Errors
+    ///
+    /// As [`Scanner::scan`]; what `tree` and the scanner hold is of no use then.
+    pub(crate) fn look(
+        &mut self,
+        place: Place<'_>,
+        (tree, dirt): (&mut Tree, BTreeMap<RelPath, Depth>),
+    ) -> io::Result<Vec<RelPath>> {
+        let mut changed = Vec::new();
+        for (path, depth) in Dirt::tops(dirt) {
+            let (path, depth) = visible(tree, path, depth);
+            self.look_at(place, tree, (path, depth, &mut changed))?;
+        }
+        Ok(changed)
+    }
+
+    fn look_at(
+        &mut self,
+        place: Place<'_>,
+        tree: &mut Tree,
+        (path, depth, changed): (RelPath, Depth, &mut Vec<RelPath>),
+    ) -> io::Result<()> {
+        let folder = match (place.root.parent_of(&path), path.parent()) {
+            (Ok(folder), _) => folder,
+            (Err(error), None) => return Err(error),
+            // Something took the place of the folder, or it cannot be entered.
+            (Err(_), Some(parent)) => {
+                return self.look_at(place, tree, (parent, Depth::Beneath, changed));
+            }
+        };
+        let was_folder = tree.entry(&path).is_some_and(Entry::is_directory);
+        let facts = Facts::at(&folder, path.name());
+        let is_folder = |facts: &Facts| facts.kind == FileType::Directory;
+        let still_folder = was_folder && matches!(&facts, Ok(Some(facts)) if is_folder(facts));
+        if depth == Depth::Name && still_folder {
+            return Ok(());
+        }
+        let old: Tree = tree
+            .whole(&path)
+            .map(|(path, entry)| (path.clone(), entry.clone()))
+            .collect();
+        let others = tree.len() - old.len();
+        let mut walk = self.walk(place);
+        walk.bounds.entries = place.bounds.entries.saturating_sub(others);
+        let flow = place.rules.walk().flow(&path);
+        // The name did not come from a listing: what a rule says about it matters only if it is there.
+        if !matches!(facts, Ok(None))
+            && let Some(entry) = walk.entry(&folder, &path, flow)?
+        {
+            walk.tree.set(path.clone(), Some(entry));
+        }
+        if walk.tree.len() > walk.bounds.entries {
+            return Err(too_many(place.bounds));
+        }
+        let Walk {
+            seen, tree: new, ..
+        } = walk;
+        for (path, _) in old.iter() {
+            self.known.remove(path);
+        }
+        self.known.extend(seen);
+        for (path, entry) in old.changes_to(&new) {
+            tree.set(path.clone(), entry.cloned());
+            changed.push(path.clone());
+        }
+        if let Some(watch) = &self.watch
+            && was_folder
+            && !new.entry(&path).is_some_and(Entry::is_directory)
+        {
+            watch.forget(&path);
+        }
+        Ok(())
+    }
+
+    fn walk<'a>(&'a self, place: Place<'a>) -> Walk<'a> {
+        Walk {
+            root: place.root,
+            rules: place.rules,
+            bounds: place.bounds,
+            known: &self.known,
+            key: &self.key,
+            watch: self.watch.as_deref(),
+            seen: HashMap::new(),
+            tree: Tree::default(),
+            now: SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .unwrap_or_default(),
+        }
+    }
+}
+
+/// Returns `path`, or what is above it where the tree does not have all the folders that lead to it.
+fn visible(tree: &Tree, path: RelPath, depth: Depth) -> (RelPath, Depth) {
+    let mut above = path.parent();
+    let mut found = (path, depth);
+    while let Some(folder) = above {
+        above = folder.parent();
+        if !tree.entry(&folder).is_some_and(Entry::is_directory) {
+            found = (folder, Depth::Beneath);
+        }
+    }
+    found
+}
+
+fn too_many(bounds: Bounds) -> io::Error {
+    let reason = format!("more than {} entries", bounds.entries);
+    io::Error::new(io::ErrorKind::QuotaExceeded, reason)
 }
 
 struct Walk<'a> {
@@ -78,6 +210,8 @@ struct Walk<'a> {
     rules: &'a Rules,
     bounds: Bounds,
     known: &'a HashMap<RelPath, Known>,
+    key: &'a RandomState,
+    watch: Option<&'a Watch>,
     seen: HashMap<RelPath, Known>,
     tree: Tree,
     now: Duration,
@@ -86,10 +220,13 @@ struct Walk<'a> {
 impl Walk<'_> {
     /// Reads one folder and everything beneath it; the depth of paths bounds the recursion.
     fn folder(&mut self, folder: &OwnedFd, path: Option<&RelPath>, flow: Flow) -> io::Result<()> {
+        // First the watch: what changes while the names are read makes an event (`S23`).
+        if let Some(watch) = self.watch {
+            watch.add(folder, path);
+        }
         for name in names(folder)? {
             if self.tree.len() >= self.bounds.entries {
-                let reason = format!("more than {} entries", self.bounds.entries);
-                return Err(io::Error::new(io::ErrorKind::QuotaExceeded, reason));
+                return Err(too_many(self.bounds));
             }
             // The name came from the kernel: the only way to fail is to be too long or too deep, and
             // then the whole folder stays on its side, since the name alone cannot be said.
@@ -162,12 +299,12 @@ impl Walk<'_> {
         let known = self
             .known
             .get(path)
-            .filter(|known| !known.racy && known.facts == facts);
+            .filter(|known| !known.racy && known.facts == facts.fingerprint(self.key));
         let (facts, digest) = match known {
             Some(known) => (facts, known.digest),
             None => {
                 let (mut file, facts) = open_file(folder, path.name())?;
-                let (digest, size) = hash(&mut file)?;
+                let (digest, size) = hash(&mut file, facts.size)?;
                 (Facts { size, ..facts }, digest)
             }
         };
@@ -176,7 +313,7 @@ impl Walk<'_> {
         self.seen.insert(
             path.clone(),
             Known {
-                facts,
+                facts: facts.fingerprint(self.key),
                 digest,
                 racy,
             },
@@ -200,7 +337,7 @@ pub(crate) fn observe(folder: &OwnedFd, name: &[u8], path: &RelPath) -> io::Resu
         FileType::Directory => Entry::Directory,
         FileType::RegularFile => {
             let (mut file, facts) = open_file(folder, name)?;
-            let (digest, size) = hash(&mut file)?;
+            let (digest, size) = hash(&mut file, facts.size)?;
             let executable = facts.is_executable();
             Entry::File {
                 digest,
@@ -255,9 +392,12 @@ pub(crate) fn names(folder: &OwnedFd) -> io::Result<Vec<Vec<u8>>> {
     Ok(names)
 }
 
-fn hash(file: &mut File) -> io::Result<(Digest, u64)> {
+/// Reads a file through, which is about `size` bytes long.
+fn hash(file: &mut File, size: u64) -> io::Result<(Digest, u64)> {
     let mut hasher = blake3::Hasher::new();
-    let mut buffer = vec![0; BUFFER];
+    // Most files are short: a large buffer for each of them costs more than reading it does.
+    let length = usize::try_from(size).map_or(BUFFER, |size| size.saturating_add(1).min(BUFFER));
+    let mut buffer = vec![0; length];
     loop {
         match file.read(&mut buffer)? {
             0 => return Ok((hasher.finalize().into(), hasher.count())),

@@ -8,7 +8,7 @@
 //! is moved to `rescued-…` and left there (`S16`, `S48`).
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -29,6 +29,9 @@ pub(crate) type Modified = (i64, u32);
 
 /// What the names of files begin with that are not complete.
 const PARTIAL: &str = "part-";
+
+/// So many zeros in a row are left out of a file: a multiple of the block of any file system in use.
+const HOLE: usize = 64 * 1024;
 
 /// Up to this many files are flushed one by one; beyond, the whole file system is at once.
 const FLUSH_EACH: usize = 8;
@@ -103,6 +106,7 @@ impl Staging {
             hasher: blake3::Hasher::new(),
             content,
             owner: self.owner,
+            hole: false,
         })
     }
 
@@ -260,6 +264,8 @@ pub(crate) struct StagedFile {
     hasher: blake3::Hasher,
     content: (Digest, u64),
     owner: Option<Owner>,
+    /// The file ends in a hole so far.
+    hole: bool,
 }
 
 impl Drop for StagedFile {
@@ -279,7 +285,23 @@ impl StagedFile {
             return Err(mismatch());
         }
         self.hasher.update(bytes);
-        self.file.write_all(bytes)
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let blocks = |zero: bool| {
+                rest.chunks(HOLE)
+                    .take_while(move |block| is_hole(block) == zero)
+            };
+            self.hole = is_hole(&rest[..rest.len().min(HOLE)]);
+            let (now, later) = rest.split_at(blocks(self.hole).map(<[u8]>::len).sum());
+            if self.hole {
+                let length = i64::try_from(now.len()).map_err(io::Error::other)?;
+                self.file.seek(SeekFrom::Current(length))?;
+            } else {
+                self.file.write_all(now)?;
+            }
+            rest = later;
+        }
+        Ok(())
     }
 
     /// Appends everything from a source of our own.
@@ -299,6 +321,9 @@ impl StagedFile {
         if self.hasher.count() != size || Digest::from(self.hasher.finalize()) != digest {
             return Err(mismatch());
         }
+        if self.hole {
+            self.file.set_len(size)?;
+        }
         if let Some((user, group)) = self.owner {
             let (user, group) = (Uid::from_raw(user), Gid::from_raw(group));
             rustix::fs::fchown(&self.file, Some(user), Some(group))?;
@@ -312,6 +337,11 @@ impl StagedFile {
         }
         Ok((std::mem::take(&mut self.name), self.file.try_clone()?))
     }
+}
+
+/// Tells a whole block of zeros, which need not be written: sparse files stay sparse (`S40`).
+fn is_hole(block: &[u8]) -> bool {
+    block.len() == HOLE && block.iter().all(|byte| *byte == 0)
 }
 
 fn mismatch() -> io::Error {

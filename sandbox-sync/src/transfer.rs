@@ -8,7 +8,7 @@ use tokio::task::JoinHandle;
 
 use crate::error::Error;
 use crate::protocol::{Part, Piece};
-use crate::replica::{Batch, Wanted, read_out};
+use crate::replica::{Batch, Olds, Wanted, read_out};
 use crate::root::Root;
 
 /// How many pieces are in memory between stream and disk.
@@ -23,16 +23,17 @@ pub(crate) trait Source {
 /// Fills `batch` with what it needs, which must come in order and no longer than announced.
 pub(crate) async fn receive(batch: Batch, source: &mut impl Source) -> Result<Batch, Error> {
     let needed = batch.needed().to_vec();
+    let olds = batch.olds().clone();
     let (pieces, queue) = mpsc::channel(IN_FLIGHT);
     let disk = tokio::task::spawn_blocking(move || batch.fill(queue));
-    let received = pass_on(needed, source, pieces).await;
+    let received = pass_on((needed, olds), source, pieces).await;
     // Also after a failure: what was staged is cleared before the session ends.
     let batch = disk.await.map_err(writer_ended)?;
     received.map(|()| batch)
 }
 
 async fn pass_on(
-    needed: Vec<(u32, u64)>,
+    (needed, olds): (Vec<(u32, u64)>, Olds),
     source: &mut impl Source,
     pieces: mpsc::Sender<Piece>,
 ) -> Result<(), Error> {
@@ -40,9 +41,14 @@ async fn pass_on(
         let mut left = size;
         loop {
             let piece = source.next_piece().await?;
-            let length = piece.bytes.len() as u64;
+            let length = piece.length();
+            // Blocks that it does not have, or bytes as well (`S36`).
+            let invented = piece.blocks.is_some_and(|blocks| {
+                let span = olds.get(&item).and_then(|old| old.span(blocks));
+                span.is_none() || !piece.bytes.is_empty()
+            });
             let stalls = piece.part == Part::More && length == 0;
-            if piece.item != item || length > left || stalls {
+            if piece.item != item || length > left || stalls || invented {
                 return Err(Error::protocol("contents that nobody asked for"));
             }
             left -= length;
@@ -69,4 +75,101 @@ pub(crate) fn send(
     let (pieces, queue) = mpsc::channel(IN_FLIGHT);
     let reader = tokio::task::spawn_blocking(move || read_out(&root, wanted, &pieces));
     (queue, reader)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::Blocks;
+    use crate::reconcile::Op;
+    use crate::replica::{Replica, Setup};
+    use crate::rules::{Lists, Rules};
+    use crate::scan::Bounds;
+    use crate::tree::{Digest, Entry};
+    use crate::watch::Watch;
+
+    /// Says one piece.
+    struct Says(Option<Piece>);
+
+    impl Source for Says {
+        async fn next_piece(&mut self) -> Result<Piece, Error> {
+            self.0.take().ok_or_else(|| Error::protocol("the end"))
+        }
+    }
+
+    /// A large file and the wish for another one of the same length in its place.
+    fn batch(folder: &tempfile::TempDir) -> Batch {
+        std::fs::write(folder.path().join("x"), vec![7; 1 << 20]).unwrap();
+        let setup = Setup {
+            rules: Arc::new(Rules::new(&Lists::default()).unwrap()),
+            bounds: Bounds {
+                entries: 10,
+                file_bytes: 1 << 30,
+            },
+            staging: None,
+            owner: None,
+        };
+        let root = Root::open(folder.path()).unwrap();
+        let mut replica = Replica::new(root, setup, Arc::new(Watch::nothing()));
+        replica.scan(true).unwrap();
+        let path = crate::RelPath::new("x").unwrap();
+        let old = replica.tree().entry(&path).cloned();
+        let new = Some(Entry::File {
+            digest: Digest::of(b"another"),
+            size: 1 << 20,
+            executable: false,
+        });
+        replica.prepare(vec![Op { path, old, new }]).unwrap()
+    }
+
+    #[tokio::test]
+    async fn s36_blocks_that_are_not_there_end_the_session() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut batch = batch(&folder);
+        let count = u32::try_from(
+            batch
+                .take_marks()
+                .map(|(_, part)| part.len())
+                .sum::<usize>(),
+        );
+        let whole = Blocks {
+            first: 0,
+            count: count.unwrap(),
+            length: 1 << 20,
+        };
+        let piece = |item, blocks, bytes: &[u8]| Piece {
+            item,
+            part: Part::Last,
+            modified: None,
+            bytes: bytes.to_vec(),
+            blocks: Some(blocks),
+        };
+        let longer = Blocks {
+            count: whole.count + 1,
+            ..whole
+        };
+        let lying = Blocks { length: 1, ..whole };
+        let none = Blocks {
+            count: 0,
+            length: 0,
+            ..whole
+        };
+        for lie in [
+            piece(0, longer, b""),
+            piece(0, lying, b""),
+            piece(0, none, b""),
+            piece(0, whole, b"and more"),
+            piece(1, whole, b""),
+        ] {
+            let told = format!("{lie:?}");
+            batch = self::batch(&folder);
+            let received = receive(batch, &mut Says(Some(lie))).await;
+            assert!(received.is_err(), "{told}");
+        }
+        // What is there is taken, and refused in the end, since it is not what was promised (`S35`).
+        batch = self::batch(&folder);
+        let received = receive(batch, &mut Says(Some(piece(0, whole, b"")))).await;
+        let (_, outcomes) = received.unwrap().apply().unwrap();
+        assert!(outcomes[0].is_err());
+    }
 }

@@ -5,6 +5,7 @@
 //! same link target. A tree that came from a peer is checked with [`Tree::check`] before anything looks
 //! at it.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -56,7 +57,12 @@ impl From<blake3::Hash> for Digest {
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        let digit = |value: u8| char::from_digit(value.into(), 16).unwrap_or('0');
+        let digits = self
+            .0
+            .iter()
+            .flat_map(|byte| [digit(byte >> 4), digit(byte & 0xf)]);
+        f.write_str(&digits.collect::<String>())
     }
 }
 
@@ -209,6 +215,20 @@ impl Tree {
             .take_while(move |path| path.is_beneath(folder))
     }
 
+    /// Returns what is at `path`, with the path as it is kept here.
+    pub(crate) fn key_value(&self, path: &RelPath) -> Option<(&RelPath, &Entry)> {
+        self.0.get_key_value(path)
+    }
+
+    /// Returns what is at `path` and beneath it, in order.
+    pub(crate) fn whole<'a>(
+        &'a self,
+        path: &'a RelPath,
+    ) -> impl Iterator<Item = (&'a RelPath, &'a Entry)> {
+        let within = move |(other, _): &(&RelPath, _)| *other == path || other.is_beneath(path);
+        self.0.range(path..).take_while(within)
+    }
+
     /// Returns the entries, each folder before what is in it.
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = (&RelPath, &Entry)> {
         self.0.iter()
@@ -235,6 +255,18 @@ impl Tree {
             .count()
     }
 
+    /// Returns the paths that are not synchronized, without those that a rule ignores.
+    pub(crate) fn untracked(&self) -> impl Iterator<Item = &RelPath> {
+        let named = |entry: &Entry| match entry {
+            Entry::Untracked(reason) => *reason != Reason::Ignored,
+            _ => false,
+        };
+        self.0
+            .iter()
+            .filter(move |(_, entry)| named(entry))
+            .map(|(path, _)| path)
+    }
+
     /// Checks what a peer could have made up: entries whose parent is no folder, and links that lead out.
     ///
     /// # Errors
@@ -256,18 +288,55 @@ impl Tree {
         Ok(())
     }
 
-    /// Returns what turns `self` into `newer`, one change per path.
+    /// Checks what [`Tree::check`] does where only `changed` was not checked before.
+    pub(crate) fn check_at<'a>(
+        &self,
+        changed: impl IntoIterator<Item = &'a RelPath>,
+    ) -> Result<(), RelPath> {
+        for path in changed {
+            let within = || self.whole(path).take(2);
+            let orphan = |path: &RelPath| {
+                let parent = path.parent();
+                parent.is_some_and(|parent| self.0.get(&parent) != Some(&Entry::Directory))
+            };
+            // What is there and the first thing beneath it: both need a folder above them.
+            if let Some((path, _)) = within().find(|(path, _)| orphan(path)) {
+                return Err(path.clone());
+            }
+            if let Some(Entry::Symlink { target }) = self.0.get(path)
+                && !portable_target(path.depth(), target)
+            {
+                return Err(path.clone());
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns what turns `self` into `newer`, one change per path, in order.
     pub fn changes_to<'a>(
         &'a self,
         newer: &'a Self,
     ) -> impl Iterator<Item = (&'a RelPath, Option<&'a Entry>)> {
-        let gone = self.0.keys().filter(|path| !newer.0.contains_key(path));
-        let set = newer
-            .0
-            .iter()
-            .filter(|(path, entry)| self.0.get(path) != Some(entry));
-        gone.map(|path| (path, None))
-            .chain(set.map(|(path, entry)| (path, Some(entry))))
+        let (mut old, mut new) = (self.0.iter().peekable(), newer.0.iter().peekable());
+        std::iter::from_fn(move || {
+            loop {
+                let (Some((before, _)), Some((now, _))) = (old.peek(), new.peek()) else {
+                    let set = new.next().map(|(path, entry)| (path, Some(entry)));
+                    return set.or_else(|| old.next().map(|(path, _)| (path, None)));
+                };
+                match before.cmp(now) {
+                    Ordering::Less => return old.next().map(|(path, _)| (path, None)),
+                    Ordering::Greater => {
+                        return new.next().map(|(path, entry)| (path, Some(entry)));
+                    }
+                    Ordering::Equal => {}
+                }
+                let ((_, before), (path, now)) = (old.next()?, new.next()?);
+                if before != now {
+                    return Some((path, Some(now)));
+                }
+            }
+        })
     }
 }
 

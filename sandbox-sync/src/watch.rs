@@ -1,82 +1,122 @@
-//! Hints that something changed; nothing depends on them but latency.
+//! What may have changed since the last look.
 //!
-//! Events are neither complete nor exact (`I7`): a tree that is copied into a watched one loses many of
-//! them, queues overflow, debouncers drop the flag that says so. So an event says one thing, "look again",
-//! and looking means a scan of the whole root, in which new folders and everything else is found. A watch
-//! that cannot be set up is reported once and replaced by looking more often.
+//! Where a watch can vouch for a root, a cycle reads again only what the watch calls [`Dirt`], and costs as
+//! much as there are changes. It vouches by its construction, not by hope: on Linux the scan itself sets the
+//! watch of a folder *before* it reads the folder's names, so whatever the names do not show yet makes an
+//! event (`S23`). Whatever shakes that makes everything dirty, and the next cycle reads the whole root
+//! (`I7`): an overflow of the kernel's queue (`S22`), a watch that could not be set or was lost, an event
+//! that says nothing or comes from an unknown folder, a file system that is not known to be local.
+//!
+//! ```text
+//!  kernel ── events ──→ Dirt ──→ scan: reads names and folders anew, sets watches first
+//!               └─ hint ──→ the session's task, which lets changes settle
+//! ```
+//!
+//! Some changes make no event at all: those of another machine on a network file system, through another
+//! hard link outside the root, through a shared mapping until it is let go. So every root is still read
+//! whole from time to time. Elsewhere than on Linux events are only hints, and every cycle reads everything.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use notify::event::{AccessKind, AccessMode};
-use notify::{Config, Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::Notify;
 
-use crate::rules::STAGING_PREFIX;
+use crate::path::RelPath;
 
-/// How often to look where nothing can be watched.
+mod dirt;
+#[cfg(not(target_os = "linux"))]
+mod hints;
+#[cfg(target_os = "linux")]
+mod inotify;
+
+pub(crate) use dirt::{Depth, Dirt};
+#[cfg(not(target_os = "linux"))]
+use hints::Events;
+#[cfg(target_os = "linux")]
+use inotify::Events;
+
+/// How often to look where nothing vouches for a root.
 pub(crate) const WITHOUT_WATCH: Duration = Duration::from_secs(2);
 
 /// A running watch of one root; dropping it ends it.
 #[derive(Debug)]
 pub(crate) struct Watch {
-    watcher: Option<RecommendedWatcher>,
-    dirty: Arc<Notify>,
+    events: Option<Events>,
+    changed: Arc<Notify>,
+    /// Somebody wants to be told soon.
+    wanted: bool,
 }
 
 impl Watch {
-    /// Watches `root` and everything beneath it. Blocks while the watches are set up.
-    pub(crate) fn start(root: &Path) -> Self {
-        let dirty = Arc::new(Notify::new());
-        let hint = dirty.clone();
-        let on_event = move |event: notify::Result<Event>| {
-            if event.as_ref().map_or(true, is_change) {
-                hint.notify_one();
-            }
-        };
-        // A link in the tree may lead anywhere, to the root of the file system for one.
-        let config = Config::default().with_follow_symlinks(false);
-        let watcher = RecommendedWatcher::new(on_event, config)
-        .and_then(|mut watcher| {
-            watcher.watch(root, RecursiveMode::Recursive)?;
-            Ok(watcher)
-        })
-        .inspect_err(|error| {
+    /// Watches `root`; what cannot be watched is told once and replaced by looking more often.
+    #[cfg(unix)]
+    pub(crate) fn start(root: &crate::root::Root) -> Self {
+        let changed = Arc::new(Notify::new());
+        let events = Events::start(root, changed.clone()).inspect_err(|error| {
             tracing::warn!(%error, "cannot watch the workspace; looking every few seconds instead");
-        })
-        .ok();
-        Self { watcher, dirty }
+        });
+        Self {
+            events: events.ok(),
+            changed,
+            wanted: true,
+        }
+    }
+
+    /// Watches nothing, so every cycle looks at everything.
+    pub(crate) fn nothing() -> Self {
+        Self {
+            events: None,
+            changed: Arc::default(),
+            wanted: false,
+        }
     }
 
     /// Waits for a hint; one that came before is not lost.
     pub(crate) async fn changed(&self) {
-        self.dirty.notified().await;
+        self.changed.notified().await;
     }
 
-    /// Returns `interval`, shortened where nothing is watched.
+    /// Returns `interval`, shortened where nothing vouches for the root.
     pub(crate) fn interval(&self, interval: Duration) -> Duration {
-        match self.watcher {
-            Some(_) => interval,
-            None => interval.min(WITHOUT_WATCH),
+        match &self.events {
+            Some(events) if events.vouch() => interval,
+            None if !self.wanted => interval,
+            _ => interval.min(WITHOUT_WATCH),
         }
     }
-}
 
-/// Tells reading, which our own scans do all the time, from changing.
-fn is_change(event: &Event) -> bool {
-    let reads = match event.kind {
-        EventKind::Access(AccessKind::Close(AccessMode::Write)) => false,
-        EventKind::Access(_) => true,
-        _ => false,
-    };
-    let staging = |path: &std::path::PathBuf| {
-        path.components().any(|name| {
-            name.as_os_str()
-                .as_encoded_bytes()
-                .starts_with(STAGING_PREFIX.as_bytes())
-        })
-    };
-    let ours = !event.paths.is_empty() && event.paths.iter().all(staging);
-    event.need_rescan() || !(reads || ours)
+    /// Returns what may have changed until now and was not returned before; the caller looks at all of it,
+    /// or says that it could not with [`Watch::lose`].
+    pub(crate) fn take(&self) -> Dirt {
+        self.events.as_ref().map_or(Dirt::Everything, Events::take)
+    }
+
+    /// Calls a path dirty that we are about to change.
+    pub(crate) fn mark(&self, path: &RelPath) {
+        if let Some(events) = &self.events {
+            events.mark(path);
+        }
+    }
+
+    /// Makes everything dirty: what was dirty was not looked at.
+    pub(crate) fn lose(&self) {
+        if let Some(events) = &self.events {
+            events.lose();
+        }
+    }
+
+    /// Watches an open folder; to be called before its names are read.
+    #[cfg(unix)]
+    pub(crate) fn add(&self, folder: &std::os::fd::OwnedFd, path: Option<&RelPath>) {
+        if let Some(events) = &self.events {
+            events.add(folder, path);
+        }
+    }
+
+    /// Lets go of a folder that is none any more, and of everything beneath it.
+    pub(crate) fn forget(&self, path: &RelPath) {
+        if let Some(events) = &self.events {
+            events.forget(path);
+        }
+    }
 }

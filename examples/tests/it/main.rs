@@ -12,6 +12,8 @@ mod offline;
 mod once;
 mod review;
 mod support;
+#[cfg(unix)]
+mod sync;
 mod terminal;
 #[cfg(target_os = "linux")]
 #[path = "../../../sandbox-net/tests/it/world/mod.rs"]

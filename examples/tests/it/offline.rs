@@ -215,6 +215,47 @@ fn e48_the_users_own_rules_stand_above_those_of_the_arguments() {
 }
 
 #[test]
+fn e34_check_says_which_way_and_asks_no_proxy() {
+    let place = Place::new();
+    // Whoever connected to it would wait.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let at = listener.local_addr().unwrap().to_string();
+    let check = |arguments: &[&str]| {
+        let open = ["network", "check", "--policy", "allow"];
+        let mut command = place.tool(&[&open, arguments].concat());
+        let url = format!("http://me:s3cret@{at}");
+        let output = command.env("https_proxy", url).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let through = format!("through http://{at}");
+    let told = check(&["https://1.1.1.1/"]);
+    assert!(
+        told.starts_with("allowed: policy: allow\nreached: through "),
+        "{told}"
+    );
+    assert!(
+        told.contains(&through) && told.contains("the address that was judged"),
+        "{told}"
+    );
+    assert!(!told.contains("s3cret"), "{told}");
+    // No variable is for plain HTTP.
+    let told = check(&["http://1.1.1.1/"]);
+    assert!(
+        told.contains("reached: from this host, whose proxy is not for"),
+        "{told}"
+    );
+    let told = check(&["--upstream-proxy", "none", "https://1.1.1.1/"]);
+    assert_eq!(told, "allowed: policy: allow\n");
+    let told = check(&["--upstream-proxy-names", "https://wiki.corp/"]);
+    assert!(
+        told.starts_with("denied: ") && told.contains("public suffix"),
+        "{told}"
+    );
+    assert!(listener.accept().is_err(), "nobody came");
+}
+
+#[test]
 fn e34_the_hosts_proxy_is_told_and_its_login_is_not() {
     let place = Place::new();
     let doctor = |value: &str| {

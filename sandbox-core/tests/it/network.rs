@@ -2,10 +2,14 @@
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
+use std::sync::{Arc, Mutex};
 
+use sandbox_core::net::Way;
+use sandbox_core::net::approval::{Answer, Approvals, Approver, Question};
+use sandbox_core::net::policy::Pattern;
 use sandbox_core::{ErrorKind, NetworkPolicy, PolicySource, Sandbox, UpstreamProxy};
 
-use crate::place::{Place, promptly};
+use crate::place::{Place, files_with, promptly};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_let_through_but_what_a_rule_names() {
@@ -96,7 +100,7 @@ fn serve() -> u16 {
 #[tokio::test(flavor = "multi_thread")]
 async fn e34_a_detached_sandbox_goes_through_the_hosts_proxy_and_no_login_is_written_down() {
     let place = Place::new();
-    let (address, asked) = company();
+    let (address, heard) = company();
     let file = place.folder.path().join("proxy-url");
     std::fs::write(&file, format!("http://me:s3cret@{address}\n")).unwrap();
     let with_login = UpstreamProxy::at(&format!("http://me:s3cret@{address}")).unwrap();
@@ -116,19 +120,84 @@ async fn e34_a_detached_sandbox_goes_through_the_hosts_proxy_and_no_login_is_wri
     command.args(["-sS", "http://8.8.8.8/"]);
     let output = command.output().await.unwrap();
     assert_eq!(output.stdout, b"from the company's proxy", "{output:?}");
-    let asked = asked.recv().unwrap();
+    let asked = heard.recv().unwrap();
     assert!(asked.starts_with("CONNECT 8.8.8.8:80 "), "{asked}");
     assert!(asked.contains("Basic bWU6czNjcmV0"), "{asked}");
+
+    // The process that runs it is asked, which has the login; nobody else is.
+    let checked = sandbox
+        .check_network("http://8.8.8.8/", None)
+        .await
+        .unwrap();
+    let proxy = format!("http://{address}");
+    assert_eq!(checked.way, Some(Way::ByAddress { proxy }), "{checked:?}");
+    let other = Some(NetworkPolicy::deny());
+    let denied = sandbox.check_network("8.8.8.8:443", other).await.unwrap();
+    assert!(!denied.allowed && denied.way.is_none(), "{denied:?}");
+    assert!(heard.try_recv().is_err());
 
     let lines = place.processes();
     assert!(!lines.is_empty() && lines.iter().all(|(_, line)| !line.contains("s3cret")));
     std::fs::remove_file(&file).unwrap();
-    let grep = std::process::Command::new("grep")
-        .args(["-r", "-a", "-l", "-e", "s3cret", "-e", "bWU6czNjcmV0"])
-        .arg(&place.dirs.state)
-        .output()
+    assert_eq!(
+        files_with(&place.dirs.state, &["s3cret", "bWU6czNjcmV0"]),
+        ""
+    );
+    sandbox.remove().await.unwrap();
+}
+
+/// Says yes to one host, and notes what it was asked.
+#[derive(Debug, Default)]
+struct Person(Mutex<Vec<String>>);
+
+#[async_trait::async_trait]
+impl Approver for Person {
+    async fn ask(&self, question: &Question) -> Answer {
+        let target = question.target.to_string();
+        self.0.lock().unwrap().push(target.clone());
+        match target.starts_with("8.8.8.8:") {
+            true => Answer::Session,
+            false => Answer::Deny,
+        }
+    }
+
+    fn keep(&self, _: &Pattern) {}
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_no_rule_allows_is_put_to_whom_the_embedder_named() {
+    let place = Place::new();
+    let person = Arc::new(Person::default());
+    let approvals = || Approvals::new(Arc::clone(&person) as _);
+    let builder = place.microvm().approvals(approvals()).detached();
+    let unwritable = builder.create().await.unwrap_err();
+    assert_eq!(unwritable.kind(), ErrorKind::Unsupported, "{unwritable}");
+
+    let (address, _heard) = company();
+    let upstream = UpstreamProxy::at(&format!("http://{address}")).unwrap();
+    let sandbox = place
+        .microvm()
+        .network(NetworkPolicy::deny().block("8.8.4.4").unwrap())
+        .approvals(approvals())
+        .upstream_proxy(upstream)
+        .create()
+        .await
         .unwrap();
-    assert_eq!(String::from_utf8_lossy(&grep.stdout), "");
+    for (url, said) in [
+        ("http://8.8.8.8/", "from the company's proxy"),
+        ("http://8.8.8.8/", "from the company's proxy"),
+        ("http://9.9.9.9/", "not-approved"),
+        ("http://8.8.4.4/", "blocked"),
+        ("http://10.0.0.1/", "not-allowed"),
+    ] {
+        let mut command = sandbox.command("curl");
+        let output = command.args(["-sS", url]).output().await.unwrap();
+        let told = String::from_utf8(output.stdout).unwrap();
+        assert!(told.contains(said), "{url}: {told}");
+    }
+    // Once for the session; and not where a yes would change nothing.
+    let asked = person.0.lock().unwrap().clone();
+    assert_eq!(asked, ["8.8.8.8:80", "9.9.9.9:80"]);
     sandbox.remove().await.unwrap();
 }
 

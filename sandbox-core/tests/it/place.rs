@@ -192,3 +192,25 @@ pub(crate) fn count_microvm() {
         log.write_all(format!("{name}\n").as_bytes()).unwrap();
     }
 }
+
+/// Returns the files below a folder, disks included, that have one of these texts in them.
+pub(crate) fn files_with(folder: &Path, texts: &[&str]) -> String {
+    let mut grep = std::process::Command::new("grep");
+    // As lines that end with a zero: otherwise the holes of a disk are one line, and memory is as large.
+    grep.args([
+        "--recursive",
+        "--files-with-matches",
+        "--text",
+        "--null-data",
+    ])
+    .arg("--fixed-strings");
+    for text in texts {
+        grep.args(["-e", text]);
+    }
+    let found = grep.arg(folder).output().unwrap();
+    assert!(
+        found.status.code().is_some_and(|code| code < 2),
+        "{found:?}"
+    );
+    String::from_utf8(found.stdout).unwrap()
+}

@@ -1,6 +1,5 @@
 //! Secrets end to end: a program in a real microVM sends a placeholder, a server of this test gets the value.
 
-use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use rcgen::{CertificateParams, KeyPair};
@@ -10,7 +9,7 @@ use sandbox_core::{ErrorKind, Limits, NetworkPolicy};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-use crate::place::{Place, sh};
+use crate::place::{Place, files_with, sh};
 
 const VALUE: &str = "the-value-that-stays-outside";
 
@@ -73,17 +72,6 @@ fn credential(port: u16, source: Source) -> Credential {
     Credential::new("api", source)
         .grant(grant.unwrap())
         .variable("API_KEY")
-}
-
-/// Every file below a folder that has the value in it.
-fn search(folder: &Path) -> String {
-    let grep = std::process::Command::new("grep")
-        .args(["-rlaF", VALUE])
-        .arg(folder)
-        .output()
-        .unwrap();
-    assert!(grep.status.code() < Some(2), "{grep:?}");
-    String::from_utf8(grep.stdout).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -152,10 +140,14 @@ async fn e65_e75_programs_send_placeholders_and_hosts_get_values() {
     let log = std::fs::read_to_string(sandbox.network_log()).unwrap();
     assert!(log.contains(r#""credential":"api""#), "{log}");
     for folder in [&place.dirs.state, &place.dirs.runtime] {
-        assert_eq!(search(folder), "", "the value is written down");
+        assert_eq!(
+            files_with(folder, &[VALUE]),
+            "",
+            "the value is written down"
+        );
         std::fs::write(folder.join("control"), VALUE).unwrap();
         assert!(
-            search(folder).contains("control"),
+            files_with(folder, &[VALUE]).contains("control"),
             "the search finds what is there"
         );
         std::fs::remove_file(folder.join("control")).unwrap();

@@ -201,6 +201,23 @@ mod tests {
     }
 
     #[test]
+    fn e42_brackets_hold_an_ipv6_address_and_nothing_else() {
+        for text in [
+            "[example.com]:443",
+            "[1.2.3.4]:443",
+            "[]:443",
+            "[::1:443",
+            "::1]:443",
+            "[[::1]]:443",
+            "a[::1]:443",
+            "[::1]a:443",
+        ] {
+            assert!(Target::parse(text).is_err(), "{text}");
+        }
+        assert!(Target::parse("[2001:db8::1]:443").is_ok());
+    }
+
+    #[test]
     fn e40_user_information_is_refused() {
         for text in ["user@example.com:80", "example.com:80@evil.com:80", "@a:1"] {
             assert!(Target::parse(text).is_err(), "{text}");

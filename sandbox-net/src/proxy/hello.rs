@@ -344,6 +344,7 @@ mod tests {
             prop_assert_eq!(&wire[..taken.len()], &taken[..]);
         }
 
+        /// Twin of the fuzz target `hello`, with those around it.
         #[test]
         fn arbitrary_bytes_never_panic(bytes: Vec<u8>) {
             drop(read(&bytes));

@@ -13,6 +13,7 @@
 //! | `connection` | one connection from the sandbox, served by hyper |
 //! | `client` | such a connection, to the code that judges and tells |
 //! | `captured` | connections of programs that know of no proxy, and their name lookups |
+//! | `check` | what would be done, without doing it |
 //! | `gate` | the bytes of messages: only what can be read in one way reaches hyper |
 //! | `request` | what a request's head asks for |
 //! | `tunnel`, `hello` | CONNECT; the name in the TLS ClientHello |
@@ -26,9 +27,12 @@
 //! | `reply` | the proxy's own answers |
 
 mod captured;
+mod check;
 mod client;
 mod connection;
 mod exchange;
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing;
 mod gate;
 mod hello;
 mod inside;
@@ -68,6 +72,7 @@ use tokio::{
 };
 
 pub use captured::captured_ports;
+pub use check::{Checked, Way};
 use lease::InForce;
 pub use limits::Limits;
 pub(crate) use lookups::Lookups;

@@ -201,6 +201,18 @@ impl Query {
     }
 }
 
+/// Reads a message as the answer to a question of the number that it has itself.
+#[cfg(fuzzing)]
+pub(super) fn read_for_fuzzing(name: &HostName, message: &mut [u8]) -> bool {
+    let Ok(query) = Query::new(name, TYPE::A) else {
+        return false;
+    };
+    if let Some(number) = message.get_mut(..2) {
+        number.copy_from_slice(&query.id.to_be_bytes());
+    }
+    query.read(message).is_some()
+}
+
 fn number(bytes: &[u8]) -> usize {
     bytes
         .iter()

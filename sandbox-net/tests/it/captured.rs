@@ -27,14 +27,15 @@ use crate::support::{
 
 const A: u16 = 1;
 const AAAA: u16 = 28;
+const SVCB: u16 = 64;
 const HTTPS: u16 = 65;
 
 /// A network on loopback: the sockets that the guest asked for are on ports of their own.
 #[derive(Debug, Clone, Default)]
-struct Loopback(Arc<Mutex<Vec<(u16, SocketAddr)>>>);
+pub(crate) struct Loopback(Arc<Mutex<Vec<(u16, SocketAddr)>>>);
 
 impl Loopback {
-    fn at(&self, port: u16) -> Option<SocketAddr> {
+    pub(crate) fn at(&self, port: u16) -> Option<SocketAddr> {
         let sockets = self.0.lock().unwrap();
         let found = sockets.iter().rev().find(|(wanted, _)| *wanted == port);
         found.map(|(_, at)| *at)
@@ -192,6 +193,17 @@ async fn e79_a_connection_to_a_named_port_reaches_its_host_by_the_name_that_was_
     assert_eq!(decision.method, None, "there was no request");
     let end = next(&mut events, Kind::End).await;
     assert_eq!((end.bytes_up, end.bytes_down), (Some(5), Some(5)));
+}
+
+/// A client learns the key to hide a name by from a record of type HTTPS, or of the type of one's own (RFC 9848).
+#[tokio::test]
+async fn e05_nothing_inside_tells_how_to_hide_a_name() {
+    let proxy = proxy(allowing(&["db.test"]));
+    let guest = Guest::of(&proxy, &[443]).await;
+    for kind in [HTTPS, SVCB] {
+        assert_eq!(guest.look_up("db.test", kind).await, (0, None), "{kind}");
+    }
+    assert!(guest.look_up("db.test", A).await.1.is_some());
 }
 
 #[tokio::test]

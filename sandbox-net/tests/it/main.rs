@@ -14,9 +14,13 @@ mod exchange;
 mod guest;
 mod inspect;
 mod limits;
+mod neighbours;
 #[cfg(target_os = "linux")]
 mod networks;
+mod services;
 mod smuggling;
+#[cfg(target_os = "linux")]
+mod sockets;
 mod tunnel;
 mod upstream;
 #[cfg(target_os = "linux")]

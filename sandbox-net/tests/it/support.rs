@@ -281,18 +281,35 @@ pub(crate) async fn next(events: &mut Subscription, kind: Kind) -> Event {
 
 /// A ClientHello in one record, with a name or without.
 pub(crate) fn client_hello(name: Option<&str>) -> Vec<u8> {
-    let vector = |content: Vec<u8>| {
-        let length = u16::try_from(content.len()).unwrap().to_be_bytes();
-        [&length[..], &content].concat()
-    };
-    let extensions = name.map_or_else(Vec::new, |name| {
-        let entry = [vec![0], vector(name.as_bytes().to_vec())].concat();
-        [vec![0, 0], vector(vector(entry))].concat()
-    });
+    hello(&name.map_or_else(Vec::new, server_name))
+}
+
+/// A ClientHello that shows this name and hides another (RFC 9849, 5): the outer kind, with a key and a payload that
+/// nobody here can open.
+pub(crate) fn encrypted_hello(shown: &str) -> Vec<u8> {
+    let mut hidden = vec![0, 0, 1, 0, 1, 7];
+    hidden.extend(vector(vec![5; 32]));
+    hidden.extend(vector(vec![6; 144]));
+    hello(&[server_name(shown), vec![0xfe, 0x0d], vector(hidden)].concat())
+}
+
+/// Bytes behind their length.
+fn vector(content: Vec<u8>) -> Vec<u8> {
+    let length = u16::try_from(content.len()).unwrap().to_be_bytes();
+    [&length[..], &content].concat()
+}
+
+/// The extension that names the server.
+fn server_name(name: &str) -> Vec<u8> {
+    let entry = [vec![0], vector(name.as_bytes().to_vec())].concat();
+    [vec![0, 0], vector(vector(entry))].concat()
+}
+
+fn hello(extensions: &[u8]) -> Vec<u8> {
     let mut hello = vec![3, 3];
     hello.extend([9; 32]);
     hello.extend([0, 0, 2, 0x13, 1, 1, 0]);
-    hello.extend(vector(extensions));
+    hello.extend(vector(extensions.to_vec()));
     let length = u32::try_from(hello.len()).unwrap().to_be_bytes();
     let message = [&[1, length[1], length[2], length[3]][..], &hello].concat();
     [vec![22, 3, 1], vector(message)].concat()

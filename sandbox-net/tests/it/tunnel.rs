@@ -55,6 +55,21 @@ async fn e15_bytes_sent_along_with_connect_belong_to_the_tunnel() {
     assert!(answer.ends_with("\r\n\r\nearly"), "{answer}");
 }
 
+/// What follows a CONNECT that is refused was meant for the tunnel, whatever it looks like.
+#[tokio::test]
+async fn e15_behind_a_refused_connect_nothing_is_read_as_a_request() {
+    let origin = Origin::mirror().await;
+    let proxy = proxy(allowing(&[origin.rule()]));
+    let request = format!(
+        "CONNECT evil.test:443 HTTP/1.1\r\nHost: a\r\n\r\nGET http://{}/ HTTP/1.1\r\nHost: a\r\n\r\n",
+        origin.address
+    );
+    let answer = ask(&proxy, &request).await;
+    assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
+    assert_eq!(answer.matches("HTTP/1.1").count(), 1, "{answer}");
+    assert_eq!(origin.connections(), 0);
+}
+
 #[tokio::test]
 async fn e57_a_tunnel_to_a_port_that_no_rule_names_is_denied() {
     let proxy = proxy(RuleSet::open());
@@ -177,6 +192,49 @@ mod tls {
         let (reached, read, event) = tunnel("app.test:443", nested).await;
         assert!(reached.is_empty() && read.is_empty());
         assert_eq!(event.reason.as_deref(), Some("not-tls"));
+    }
+
+    /// The name that the client means is hidden; what it shows is the one of whoever hides it.
+    #[tokio::test]
+    async fn e05_of_an_encrypted_hello_the_outer_name_counts() {
+        for (shown, reason) in [
+            ("shared-outer.test", Some("tls-name-mismatch")),
+            ("app.test", None),
+        ] {
+            let hello = crate::support::encrypted_hello(shown);
+            let (reached, _, event) = tunnel("app.test:443", &hello).await;
+            assert_eq!(event.reason.as_deref(), reason, "{shown}");
+            let expected = if reason.is_none() { hello } else { Vec::new() };
+            assert_eq!(reached, expected, "{shown}");
+        }
+    }
+
+    /// All in one write: the first bytes are there before CONNECT is answered.
+    #[tokio::test]
+    async fn e15_bytes_sent_along_with_connect_are_judged_as_the_tunnels_first() {
+        for (named, passes) in [("app.test", true), ("evil.test", false)] {
+            let (seen, mut sees) = mpsc::unbounded_channel();
+            let origin = Origin::start(move |mut stream| {
+                let seen = seen.clone();
+                async move {
+                    let mut bytes = vec![0; 1024];
+                    let count = stream.read(&mut bytes).await.unwrap_or(0);
+                    bytes.truncate(count);
+                    drop(seen.send(bytes));
+                }
+            })
+            .await;
+            let proxy = proxy(RuleSet::deny());
+            proxy.set_policy(Arc::new(Moved::to(&origin, &RULES)));
+            let mut client = client(&proxy);
+            let hello = client_hello(Some(named));
+            let head = b"CONNECT app.test:443 HTTP/1.1\r\nHost: app.test\r\n\r\n";
+            let all = [&head[..], &hello].concat();
+            client.write_all(&all).await.unwrap();
+            client.shutdown().await.unwrap();
+            let reached = within(sees.recv()).await.unwrap();
+            assert_eq!(reached, if passes { hello } else { Vec::new() }, "{named}");
+        }
     }
 
     #[tokio::test]

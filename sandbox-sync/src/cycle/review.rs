@@ -92,6 +92,8 @@ impl Engine {
 
     /// Makes the host's tree what was chosen, as one transaction.
     pub(crate) async fn apply_chosen(&mut self, chosen: &Changes) -> Result<Outcome, Failure> {
+        // The next plan is one for everything: what is done here comes from no plan.
+        self.scope.widen();
         let undo = self.undo()?;
         let (base, host) = self.trees().await?;
         let planned = plan(&chosen.changes, self.both(&host, Side::Host));
@@ -160,6 +162,8 @@ impl Engine {
 
     /// Takes the last apply back: the host has again what it had, and the guest's changes wait again.
     pub(crate) async fn undo_last(&mut self) -> Result<Outcome, Failure> {
+        // The next plan is one for everything: what is done here comes from no plan.
+        self.scope.widen();
         let undo = self.undo()?;
         let at = undo.clone();
         let done = blocking(move || at.done()).await;
@@ -194,6 +198,7 @@ impl Engine {
             return Ok(());
         };
         let undo = Undo::at(folder);
+        self.scope.widen();
         let at = undo.clone();
         let begun = match blocking(move || at.pending()).await {
             Ok(None) => return Ok(()),
@@ -203,7 +208,7 @@ impl Engine {
                 Vec::new()
             }
         };
-        let scanned = self.host.run(|replica| replica.scan().map(drop)).await;
+        let scanned = self.host.run(|replica| replica.scan(true).map(drop)).await;
         scanned
             .flatten()
             .map_err(Failure::local("scan the host's folder"))?;
@@ -249,6 +254,8 @@ impl Engine {
 
     /// Makes the guest's tree what the host has where it was chosen.
     pub(crate) async fn discard_chosen(&mut self, chosen: &Changes) -> Result<Outcome, Failure> {
+        // The next plan is one for everything: what is done here comes from no plan.
+        self.scope.widen();
         let (_, host) = self.trees().await?;
         let Planned { ops, refused } = plan(&chosen.changes, self.both(&host, Side::Guest));
         let done = Vec::new();

@@ -44,14 +44,14 @@ impl Driver {
     async fn list(&mut self) -> Result<Changes, Failure> {
         match self.is_paused() {
             true => self.look().await?,
-            false => drop(self.cycle(None).await?),
+            false => drop(self.cycle(None, true).await?),
         }
         self.engine.changes().await
     }
 
     /// Looks at both sides without changing either.
     async fn look(&mut self) -> Result<(), Failure> {
-        match self.engine.scan().await? {
+        match self.engine.scan(true).await? {
             Some(halt) => Err(Failure::mild(halted(&halt))),
             None => Ok(()),
         }

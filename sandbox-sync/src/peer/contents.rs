@@ -29,7 +29,9 @@ impl Peer {
         let mut bytes = Vec::new();
         loop {
             let piece = self.next_piece().await?;
-            let stalls = piece.part == Part::More && piece.bytes.is_empty();
+            // There is no old version that it could refer to.
+            let stalls =
+                piece.part == Part::More && piece.bytes.is_empty() || piece.blocks.is_some();
             let length = (bytes.len() + piece.bytes.len()) as u64;
             if piece.item != item || length > size || stalls {
                 return Err(Error::protocol("contents that nobody asked for"));

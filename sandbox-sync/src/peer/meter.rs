@@ -38,7 +38,7 @@ impl<'a> Meter<'a> {
 
     /// Counts a piece that was sent.
     pub(super) fn sent(&mut self, piece: &Piece) {
-        self.copied.bytes += piece.bytes.len() as u64;
+        self.copied.bytes += piece.length();
         self.copied.files += u64::from(piece.part != Part::More);
         let due = self.copied.bytes >= self.told.bytes + REPORT_BYTES
             || self.copied.files >= self.told.files + REPORT_FILES;
@@ -68,6 +68,7 @@ mod tests {
                 item,
                 path: RelPath::new(format!("file-{item}")).unwrap(),
                 size: 10,
+                index: None,
             })
             .collect();
         let mut meter = Meter::start(&progress, &wanted);
@@ -77,6 +78,7 @@ mod tests {
                 part: Part::Last,
                 modified: None,
                 bytes: vec![0; 10],
+                blocks: None,
             });
         }
         assert_eq!(*told.lock().unwrap(), [(0, 0), (64, 640), (100, 1000)]);

@@ -31,6 +31,7 @@ impl Liar {
             part,
             modified: None,
             bytes: bytes.into(),
+            blocks: None,
         };
         drop(protocol::write_piece::<Reply>(&mut self.stream, &piece).await);
     }
@@ -146,7 +147,7 @@ fn file(text: &[u8]) -> Option<Entry> {
 }
 
 fn scan(request: &Request) -> bool {
-    matches!(request, Request::Scan)
+    matches!(request, Request::Scan(_))
 }
 
 #[tokio::test]
@@ -285,7 +286,11 @@ async fn contents_that_nobody_asked_for_end_the_session() {
 #[tokio::test]
 async fn needs_and_outcomes_are_bounded_by_what_was_offered() {
     // The operations are the folder `d` and the file in it.
-    let answers: [Vec<Reply>; 5] = [
+    let answers: [Vec<Reply>; 8] = [
+        // S36: it has nothing that the file would replace, did not need it, or there is no such operation.
+        vec![Reply::Need(vec![1]), Reply::Have(1, vec![[0; 16]])],
+        vec![Reply::Have(1, vec![[0; 16]])],
+        vec![Reply::Have(u32::MAX, vec![[0; 16]])],
         vec![Reply::Need(vec![7])],
         vec![Reply::Need(vec![0])],
         vec![Reply::Need(vec![1, 1])],
@@ -306,6 +311,38 @@ async fn needs_and_outcomes_are_bounded_by_what_was_offered() {
             })
             .await;
     }
+}
+
+#[test]
+fn s36_no_more_blocks_are_believed_than_the_old_version_can_have() {
+    let large = |size: u64| Entry::File {
+        digest: crate::tree::Digest::of(b""),
+        size,
+        executable: false,
+    };
+    let op = |size: u64| Op {
+        path: path("x"),
+        old: Some(large(size)),
+        new: Some(large(size)),
+    };
+    let most = u64::MAX / 2;
+    let ops = [op(1 << 20), op(1 << 20), op(most)];
+    let want = |item| Wanted {
+        item,
+        path: path("x"),
+        size: 1 << 20,
+        index: None,
+    };
+    let needed = [want(1), want(2)];
+    let marks = |count| vec![[0; 16]; count];
+    let mut had = Had::default();
+    assert!(had.add(&ops, &needed, (1, marks(257))).is_ok());
+    assert!(had.add(&ops, &needed, (1, marks(1))).is_err(), "1 MiB");
+    assert!(had.add(&ops, &needed, (0, marks(1))).is_err(), "not asked");
+    assert!(had.add(&ops, &needed, (2, marks(0))).is_err(), "no end");
+    let mut had = Had::default();
+    assert!(had.add(&ops, &needed, (2, marks(delta::MOST))).is_ok());
+    assert!(had.add(&ops, &needed, (2, marks(1))).is_err(), "in all");
 }
 
 #[tokio::test]
@@ -351,7 +388,8 @@ async fn s54_a_silent_guest_is_not_waited_for_without_end() {
 #[tokio::test]
 async fn i13_lengths_are_bounded_before_memory_is_reserved() {
     let header = |length: u32| {
-        let body = (5u8, 0u32, Part::Last, None::<(i64, u32)>, length);
+        let (modified, blocks) = (None::<(i64, u32)>, None::<u8>);
+        let body = (5u8, 0u32, Part::Last, modified, length, blocks);
         sandbox_base::frame::encode(&body, MESSAGE).unwrap()
     };
     for bytes in [vec![0xff; 4], header(u32::MAX), header(CHUNK as u32 + 1)] {

@@ -447,6 +447,29 @@ fn an_output_folder_flows_out_and_never_in() {
     assert_eq!(after.host, tree(""), "in review nothing comes by itself");
 }
 
+#[test]
+fn i6_a_folder_that_stays_for_what_it_holds_is_looked_at_whole() {
+    let [base, host, guest] = ["c/ c/b/", "", "c/ c/a! c/b/"].map(tree);
+    let rules = no_rules();
+    let mode = Mode::TwoWaySafe;
+    let first = Input {
+        base: &base,
+        host: &host,
+        guest: &guest,
+        rules: &rules,
+        mode,
+    };
+    let (after, changed) = carry_out(first, None);
+    let input = Input {
+        base: &after.base,
+        host: &after.host,
+        guest: &after.guest,
+        rules: &rules,
+        mode,
+    };
+    assert_eq!(reconcile_within(input, &changed), reconcile(input));
+}
+
 /// Trees of up to three levels over few names and few contents, so that the sides meet.
 pub(crate) fn any_tree() -> impl Strategy<Value = Tree> {
     let leaf = prop_oneof![
@@ -512,6 +535,52 @@ fn any_mode() -> impl Strategy<Value = Mode> {
     ]
 }
 
+/// Returns `tree` with what another one has at a path and beneath it, where that makes a tree.
+fn graft(tree: &Tree, (other, path): (&Tree, &RelPath)) -> Tree {
+    let parent = path.parent();
+    if parent.is_some_and(|parent| tree.entry(&parent) != Some(&Entry::Directory)) {
+        return tree.clone();
+    }
+    let stay = |other: &RelPath| other != path && !other.is_beneath(path);
+    let kept = tree.iter().filter(|(path, _)| stay(path));
+    kept.chain(other.whole(path))
+        .map(|(path, entry)| (path.clone(), entry.clone()))
+        .collect()
+}
+
+/// Carries out a plan but for what has to do with one path, and returns what is left to look at.
+fn carry_out(input: Input<'_>, failing: Option<&RelPath>) -> (After, BTreeSet<RelPath>) {
+    let plan = reconcile(input);
+    let mut left: BTreeSet<RelPath> = plan.conflicts.iter().map(|one| one.path.clone()).collect();
+    left.extend(plan.held.iter().map(|one| one.path.clone()));
+    let fails = |path: &RelPath| {
+        failing.is_some_and(|failing| {
+            path == failing || path.is_beneath(failing) || failing.is_beneath(path)
+        })
+    };
+    let [mut base, mut host, mut guest] = [input.base, input.host, input.guest].map(Tree::clone);
+    for (path, entry) in &plan.agreed {
+        base.set(path.clone(), entry.clone());
+    }
+    for (ops, side) in [(&plan.to_host, &mut host), (&plan.to_guest, &mut guest)] {
+        for op in ops {
+            // What was tried is looked at again, whatever came of it.
+            left.insert(op.path.clone());
+            if !fails(&op.path) {
+                side.set(op.path.clone(), op.new.clone());
+                base.set(op.path.clone(), op.new.clone());
+            }
+        }
+    }
+    let after = After {
+        base,
+        host,
+        guest,
+        plan,
+    };
+    (after, left)
+}
+
 fn cases() -> ProptestConfig {
     let cases = std::env::var("SANDBOX_CASES")
         .ok()
@@ -548,7 +617,7 @@ proptest! {
         prop_assert_eq!(&again.conflicts, &after.plan.conflicts);
 
         // I5: the sides agree, conflicts and what is untracked (with the folders it needs) aside.
-        for (path, [_, host, guest]) in join([&after.base, &after.host, &after.guest]) {
+        for (path, [_, host, guest]) in join([&after.base, &after.host, &after.guest].map(Tree::iter)) {
             let excused = |other: &RelPath| other == path || path.is_beneath(other) || other.is_beneath(path);
             let conflict = after.plan.conflicts.iter().any(|conflict| excused(&conflict.path));
             let untracked = [&after.host, &after.guest].iter().any(|tree| {
@@ -597,6 +666,29 @@ proptest! {
                 prop_assert!(kept, "{:?} at {} is lost in {}", entry, path, mode);
             }
         }
+    }
+
+    #[test]
+    fn i6_a_plan_for_what_changed_is_the_plan_for_everything(
+        (base, host, guest) in (any_base(), any_tree(), any_tree()),
+        (host_new, guest_new) in (any_tree(), any_tree()),
+        at in prop::collection::vec("[abc](/[abc]){0,2}", 0..3),
+        failing in prop::option::of("[abc](/[abc]){0,2}"),
+        mode in prop_oneof![Just(Mode::TwoWaySafe), Just(Mode::Review), Just(Mode::ReadOnly)],
+    ) {
+        let lists = Lists { held: vec!["a/b".into(), "c".into()], ..Lists::default() };
+        let rules = Rules::new(&lists).unwrap();
+        let failing = failing.map(|path| RelPath::new(path).unwrap());
+        let first = Input { base: &base, host: &host, guest: &guest, rules: &rules, mode };
+        let (after, mut changed) = carry_out(first, failing.as_ref());
+        let paths: Vec<_> = at.iter().map(|path| RelPath::new(path).unwrap()).collect();
+        let [host, guest] = [(&after.host, host_new), (&after.guest, guest_new)].map(|(tree, new)| {
+            let mixed = paths.iter().fold(tree.clone(), |tree, path| graft(&tree, (&new, path)));
+            changed.extend(tree.changes_to(&mixed).map(|(path, _)| path.clone()));
+            mixed
+        });
+        let input = Input { base: &after.base, host: &host, guest: &guest, rules: &rules, mode };
+        prop_assert_eq!(reconcile_within(input, &changed), reconcile(input));
     }
 
     #[test]

@@ -26,7 +26,7 @@ use crate::path::RelPath;
 use crate::reconcile::{Input, join};
 use crate::report::Problem;
 use crate::rules::Flow;
-use crate::tree::{Digest, Entry};
+use crate::tree::{Digest, Entry, Tree};
 
 pub(crate) mod chosen;
 mod show;
@@ -253,7 +253,7 @@ fn glob(text: &str) -> Result<Glob, Error> {
 pub(crate) fn list(input: Input<'_>) -> Changes {
     let mut flows = input.rules.walk();
     let mut changes = Vec::new();
-    for (path, [base, host, guest]) in join([input.base, input.host, input.guest]) {
+    for (path, [base, host, guest]) in join([input.base, input.host, input.guest].map(Tree::iter)) {
         let flow = flows.flow(path);
         let untracked = [host, guest].into_iter().flatten().any(Entry::is_untracked);
         let stays = matches!(flow, Flow::Ignored | Flow::Masked | Flow::Seed);

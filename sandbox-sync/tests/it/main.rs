@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod crash;
+mod delta;
+mod full;
 mod git;
 mod model;
 mod modes;

@@ -556,6 +556,8 @@ pub(crate) struct Hosts {
 pub(crate) struct Check {
     #[command(flatten)]
     pub(crate) rules: Rules,
+    #[command(flatten)]
+    pub(crate) upstream: Upstream,
     /// A sandbox whose rules to ask, and a URL, "METHOD URL", HOST or HOST:PORT
     #[arg(required = true, num_args = 1..=2, value_names = ["[NAME]", "URL"])]
     pub(crate) target: Vec<String>,

@@ -170,14 +170,14 @@ impl Rules {
 }
 
 impl Upstream {
-    fn is_given(&self) -> bool {
+    pub(crate) fn is_given(&self) -> bool {
         self.upstream_proxy.is_some() || self.upstream_proxy_names
     }
 }
 
 /// Reads which proxy this host goes through. Not by the parser of arguments, which would repeat a URL that is wrong, and
 /// the password in it.
-fn upstream(given: &Upstream) -> Result<Option<UpstreamProxy>, Failure> {
+pub(crate) fn upstream(given: &Upstream) -> Result<Option<UpstreamProxy>, Failure> {
     let read = match given.upstream_proxy.as_deref() {
         Some("none") => return Ok(None),
         None | Some("env") => UpstreamProxy::from_environment(),

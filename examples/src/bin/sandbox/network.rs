@@ -1,12 +1,12 @@
 //! `network proxy`, `network rules`, `network reload`, `network allow`, `network block`, `network log`, `network check`.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
-use sandbox_core::net::EgressPolicy;
-use sandbox_core::net::policy::{Clause, Layer, Layers, RuleSet, Verdict};
-use sandbox_core::net::resolve::SystemResolver;
-use sandbox_core::{Dirs, Sandbox, net};
+use sandbox_core::net::policy::{Clause, Layer, Layers, Mode, RuleSet};
+use sandbox_core::net::{EgressPolicy, Way};
+use sandbox_core::{Dirs, NetworkCheck, Sandbox, net};
 use serde_json::Value;
 
 use crate::cli::{self, Hosts, Network};
@@ -209,47 +209,68 @@ async fn check(dirs: &Dirs, arguments: &cli::Check) -> Result<u8, Failure> {
         [name, url] => (Some(name), url),
         _ => return Err(Failure::new("check", "a URL is needed")),
     };
-    let layers = match name {
+    let (checked, mode) = match name {
         Some(name) => {
+            if arguments.upstream.is_given() {
+                let why = "a sandbox keeps the proxy that it was made with";
+                return Err(Failure::new("use --upstream-proxy", why));
+            }
             let sandbox = Sandbox::connect_in(dirs.clone(), name).await?;
-            sandbox.network_layers().await?
+            let rules = creation::rules(&arguments.rules, sandbox.network().await?).await?;
+            let mode = rules.mode();
+            (sandbox.check_network(url, Some(rules)).await?, mode)
         }
-        None => layers_to_be(dirs)?,
-    };
-    let present = layers.iter().find(|(layer, _)| *layer == Layer::Sandbox);
-    let present = present.map_or_else(RuleSet::deny, |(_, rules)| rules.clone());
-    let rules = creation::rules(&arguments.rules, present).await?;
-    let layers = layers.sandbox(rules.clone());
-    let policy: &dyn EgressPolicy = match layers.iter().count() {
-        1 => &rules,
-        _ => &layers,
-    };
-    let verdict = net::check(policy, &SystemResolver::default(), url)
-        .await
-        .map_err(|error| Failure::from_error(&error))?;
-    let (status, text) = match &verdict {
-        Verdict::Allow(allow) => {
-            let why = match &allow.rule {
-                Some(rule) => format!("rule: {rule}"),
-                None => format!("policy: {}", rules.mode()),
-            };
-            (0, format!("{} {why}", styled(GOOD, "allowed:")))
+        None => {
+            let rules = creation::rules(&arguments.rules, RuleSet::deny()).await?;
+            let mode = rules.mode();
+            (check_to_be(dirs, (arguments, rules), url).await?, mode)
         }
-        Verdict::Deny(denial) => (
-            DENIED,
-            format!(
-                "{} {}",
-                styled(BAD, "denied:"),
-                one_line(&denial.to_string())
-            ),
-        ),
-        _ => (
-            DENIED,
-            styled(BAD, "denied: the policy came to no decision"),
-        ),
     };
-    output::print(format!("{text}\n").as_bytes())?;
-    Ok(status)
+    output::print(answer(&checked, mode).as_bytes())?;
+    Ok(if checked.allowed { 0 } else { DENIED })
+}
+
+/// Says what a check found, and which way a connection would go where that is not a matter of course.
+fn answer(checked: &NetworkCheck, mode: Mode) -> String {
+    if !checked.allowed {
+        let why = checked.denial.as_deref().unwrap_or_default();
+        return format!("{} {}\n", styled(BAD, "denied:"), one_line(why));
+    }
+    let why = match &checked.rule {
+        Some(rule) => format!("rule: {}", one_line(rule)),
+        None => format!("policy: {mode}"),
+    };
+    let mut text = format!("{} {why}\n", styled(GOOD, "allowed:"));
+    if let Some(way) = checked.way.as_ref().filter(|way| **way != Way::Direct) {
+        text += &format!("reached: {way}\n");
+    }
+    text
+}
+
+/// Checks for a sandbox that is made now.
+async fn check_to_be(
+    dirs: &Dirs,
+    (arguments, rules): (&cli::Check, RuleSet),
+    url: &str,
+) -> Result<NetworkCheck, Failure> {
+    let failed = |error: net::Error| Failure::from_error(&error);
+    let layers = layers_to_be(dirs)?.sandbox(rules.clone());
+    let policy: Arc<dyn EgressPolicy> = match layers.iter().count() {
+        1 => Arc::new(rules),
+        _ => Arc::new(layers),
+    };
+    let inspector = net::inspect::Inspector::builder().build().map_err(failed)?;
+    let mut proxy = net::Proxy::builder(policy).inspector(inspector);
+    let upstream = creation::upstream(&arguments.upstream)?;
+    if let Some(upstream) = upstream
+        .map(|upstream| upstream.load())
+        .transpose()?
+        .flatten()
+    {
+        proxy = proxy.upstream_proxy(upstream);
+    }
+    let checked = proxy.build().check(url).await.map_err(failed)?;
+    Ok(checked.into())
 }
 
 /// Returns what a sandbox that is made now has above its own rules.

@@ -188,6 +188,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 proptest! {
     #![proptest_config(cases())]
 
+    /// Twin of the fuzz target `lookup`, with the one behind.
     #[test]
     fn arbitrary_bytes_never_panic(bytes: Vec<u8>) {
         drop(read(&bytes));

@@ -373,6 +373,37 @@ fn step_trailer(line: bool, cr: bool, byte: u8) -> Result<State, &'static str> {
     }
 }
 
+#[cfg(fuzzing)]
+pub(super) mod fuzzing {
+    //! The ways in for fuzz targets.
+
+    use super::*;
+
+    const LIMIT: usize = 8192;
+
+    pub(in crate::proxy) fn requests(
+        bytes: &[u8],
+        piece: usize,
+    ) -> (Vec<u8>, Result<(), &'static str>) {
+        pass(Gate::for_requests(LIMIT), bytes, piece)
+    }
+
+    pub(in crate::proxy) fn answers(
+        bytes: &[u8],
+        piece: usize,
+        exchange: Arc<Answering>,
+    ) -> (Vec<u8>, Result<(), &'static str>) {
+        pass(Gate::for_answers(LIMIT, exchange), bytes, piece)
+    }
+
+    fn pass(mut gate: Gate, bytes: &[u8], piece: usize) -> (Vec<u8>, Result<(), &'static str>) {
+        let mut out = Vec::new();
+        let mut pieces = bytes.chunks(piece.max(1));
+        let passed = pieces.try_for_each(|piece| gate.push(piece, &mut out));
+        (out, passed)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -547,6 +578,25 @@ mod tests {
             }
         }
 
+        /// Twin of the fuzz target `answers`.
+        #[test]
+        fn how_an_answers_bytes_are_cut_changes_nothing(
+            text in "(HTTP/1.1 (200|103|101) x|\r\n|Content-Length: 3|Transfer-Encoding: chunked|3|abc|0){0,24}",
+            cut in 1usize..9,
+        ) {
+            let pass = |piece: usize| {
+                let exchange = Arc::new(Answering::default());
+                exchange.ask(Asked::Body);
+                let mut gate = Gate::for_answers(8192, exchange);
+                let mut out = Vec::new();
+                let mut pieces = text.as_bytes().chunks(piece);
+                let passed = pieces.try_for_each(|piece| gate.push(piece, &mut out));
+                passed.map(|()| out)
+            };
+            prop_assert_eq!(pass(cut), pass(usize::MAX));
+        }
+
+        /// Twin of the fuzz target `heads`, with those around it.
         #[test]
         fn arbitrary_bytes_never_panic(bytes: Vec<u8>) {
             drop(pass(&bytes));

@@ -26,6 +26,7 @@ use super::{
 };
 use crate::{
     policy::{Allowed, Carriage, Denial, Host, Reason, Target, classify},
+    proxy::Way,
     upstream::{Endpoint, Login, Scheme, UpstreamProxy},
 };
 
@@ -131,6 +132,27 @@ impl Via {
                     "this host goes through a proxy that may know the name: have names sent to it",
                 ),
             _ => denial,
+        }
+    }
+
+    /// Tells which way [`connect`](Connector::connect) would take.
+    pub(in crate::proxy) fn way(
+        &self,
+        (target, carriage): (&Target, Carriage),
+        addresses: &[Allowed<SocketAddr>],
+        by_name: bool,
+    ) -> Way {
+        let Some(endpoint) = self.config.for_target(target, carriage) else {
+            return Way::Excepted;
+        };
+        let proxy = endpoint.to_string();
+        match (near(addresses).next(), by_name) {
+            (Some(_), _) => Way::Near,
+            (None, true) => Way::ByName {
+                proxy,
+                judged: !addresses.is_empty(),
+            },
+            (None, false) => Way::ByAddress { proxy },
         }
     }
 
@@ -251,6 +273,12 @@ impl Via {
     }
 }
 
+/// The addresses that are not public: they mean other machines to a proxy than to this host.
+fn near(addresses: &[Allowed<SocketAddr>]) -> impl Iterator<Item = &Allowed<SocketAddr>> {
+    let is_near = |allowed: &&Allowed<SocketAddr>| classify(allowed.address().ip()).is_some();
+    addresses.iter().filter(is_near)
+}
+
 fn link(stream: BoxStream, address: Option<SocketAddr>) -> Link {
     Link {
         stream,
@@ -263,8 +291,7 @@ fn link(stream: BoxStream, address: Option<SocketAddr>) -> Link {
 #[async_trait]
 impl Connector for Via {
     async fn connect(&self, to: Judged<'_>, limit: Duration) -> io::Result<Link> {
-        let is_near = |allowed: &&Allowed<SocketAddr>| classify(allowed.address().ip()).is_some();
-        let near: Vec<_> = to.addresses.iter().filter(is_near).copied().collect();
+        let near: Vec<_> = near(to.addresses).copied().collect();
         let endpoint = self.config.for_target(to.target, to.carriage);
         let Some(endpoint) = endpoint.filter(|_| near.is_empty()) else {
             let direct = if near.is_empty() { to.addresses } else { &near };

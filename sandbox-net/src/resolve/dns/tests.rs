@@ -438,6 +438,7 @@ fn source(error: Error) -> String {
 proptest! {
     #![proptest_config(cases())]
 
+    /// Twin of the fuzz target `dns`.
     #[test]
     fn e35_no_bytes_make_it_panic(
         bytes in proptest::collection::vec(any::<u8>(), 0..600),

@@ -468,3 +468,36 @@ async fn e76_a_rule_for_requests_does_not_open_what_is_to_stay_closed() {
     let event = next(&mut events, Kind::Decision).await;
     assert_eq!(event.reason.as_deref(), Some("not-inspected"));
 }
+
+#[tokio::test]
+async fn e58_check_knows_whether_a_rule_could_see_inside() {
+    let reads = Requests::new().methods(["GET"]).unwrap();
+    let rules = RuleSet::deny().allow_requests("api.test", reads).unwrap();
+    let rules = rules.allow("127.0.0.1/32:443").unwrap();
+    let proxy = || {
+        let builder = Proxy::builder(Arc::new(rules.clone()));
+        builder.resolver(Rebinding::new(&["127.0.0.1"]))
+    };
+    let bypassing = Inspector::builder().bypass("api.test").unwrap();
+    let opening = Inspector::builder().build().unwrap();
+    for (proxy, get, post) in [
+        (proxy().build(), "not-inspected", "not-inspected"),
+        (
+            proxy().inspector(bypassing.build().unwrap()).build(),
+            "not-inspected",
+            "not-inspected",
+        ),
+        (
+            proxy().inspector(opening).build(),
+            "",
+            "request-not-allowed",
+        ),
+    ] {
+        for (text, reason) in [("GET", get), ("POST", post)] {
+            let found = proxy.check(&format!("{text} https://api.test/x")).await;
+            let verdict = found.unwrap().verdict;
+            let denial = verdict.denial().map(|denial| denial.reason.as_str());
+            assert_eq!(denial.unwrap_or_default(), reason, "{text}");
+        }
+    }
+}

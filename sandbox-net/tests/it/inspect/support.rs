@@ -205,7 +205,8 @@ fn certificates(flaw: Flaw, protocols: &[&str]) -> (String, ServerConfig) {
         Flaw::OtherName => "other.test",
         _ => "api.test",
     };
-    let mut params = CertificateParams::new([name.to_owned(), "127.0.0.1".to_owned()]).unwrap();
+    let names = [name, "api.example.com", "127.0.0.1"].map(str::to_owned);
+    let mut params = CertificateParams::new(names).unwrap();
     let day = Duration::from_secs(86_400);
     let now = SystemTime::now();
     (params.not_before, params.not_after) = match flaw {

@@ -1,6 +1,7 @@
 //! The world through the proxy of this host.
 
 mod hostile;
+mod opened;
 #[cfg(target_os = "linux")]
 mod real;
 mod socks;
@@ -9,7 +10,7 @@ mod support;
 use std::sync::Arc;
 
 use sandbox_net::{
-    Proxy, UpstreamProxy,
+    Proxy, UpstreamProxy, Way,
     credentials::Secret,
     event::{Decided, Kind},
     policy::RuleSet,
@@ -351,4 +352,91 @@ async fn a_proxy_may_want_tls_and_is_verified() {
         answer["message"].as_str().unwrap().contains("vouches"),
         "{answer}"
     );
+}
+
+/// What a proxy behind the company's would do: whether it is allowed, and which way.
+async fn checked(
+    upstream: Option<UpstreamProxy>,
+    rules: &[&str],
+    text: &str,
+) -> (bool, Option<Way>) {
+    let upstream = upstream.unwrap_or_else(|| UpstreamProxy::at("http://127.0.0.1:9").unwrap());
+    let found = behind(upstream, allowing(rules)).check(text).await.unwrap();
+    (found.verdict.is_allowed(), found.way)
+}
+
+#[tokio::test]
+async fn e34_check_knows_the_way_and_asks_nobody_but_this_hosts_names() {
+    let company = Company::saying(Vec::new()).await;
+    let proxy = format!("http://{}", company.address);
+    let by_address = || Way::ByAddress {
+        proxy: proxy.clone(),
+    };
+    let by_name = |judged| Way::ByName {
+        proxy: proxy.clone(),
+        judged,
+    };
+    let all = ["*.example.com", "wiki.corp", "10.0.0.0/8:80", "8.8.0.0/16"];
+    let with_login = UpstreamProxy::at(&company.url("http", "me:s3cret@")).unwrap();
+    let excepting = company.at().except("www.example.com");
+    let names = company.at().names();
+    for (upstream, text, expected) in [
+        (with_login, "https://www.example.com/", Some(by_address())),
+        (company.at(), "http://www.example.com/", Some(by_address())),
+        (company.at(), "8.8.8.8:443", Some(by_address())),
+        (company.at(), "http://inside.example.com/", Some(Way::Near)),
+        (company.at(), "https://inside.example.com/", None),
+        (company.at(), "proxied.example.com", None),
+        (excepting, "www.example.com", Some(Way::Excepted)),
+        (names.clone(), "www.example.com", Some(by_name(true))),
+        (
+            names.clone(),
+            "http://proxied.example.com/",
+            Some(by_name(false)),
+        ),
+        (names.clone(), "mixed.example.com", None),
+        (names.clone(), "wiki.corp", None),
+        (names.clone(), "8.8.8.8:443", Some(by_address())),
+    ] {
+        let found = checked(Some(upstream), &all, text).await;
+        assert_eq!(found, (expected.is_some(), expected), "{text}");
+    }
+    // Itself is no target, whatever a rule says.
+    let own = company.address.to_string();
+    let rule = format!("127.0.0.1/32:{}", company.address.port());
+    assert_eq!(
+        checked(Some(company.at()), &[&rule], &own).await,
+        (false, None)
+    );
+    assert_eq!(company.asked(), [""; 0], "nobody connected to it");
+    let without = crate::support::proxy(allowing(&["127.0.0.1/32:80"]));
+    let found = without.check("http://127.0.0.1/").await.unwrap();
+    assert_eq!(found.way, Some(Way::Direct));
+}
+
+#[tokio::test]
+async fn e34_check_says_what_a_connection_then_does() {
+    let origin = Origin::echo().await;
+    let rules = ["*.example.com:7000", "10.0.0.0/8:7000"];
+    for upstream_names in [false, true] {
+        let company = Company::http(&origin).await;
+        let upstream = match upstream_names {
+            true => company.at().names(),
+            false => company.at(),
+        };
+        let proxy = behind(upstream, allowing(&rules));
+        for host in ["www", "proxied", "mixed"] {
+            let target = format!("{host}.example.com:7000");
+            let found = proxy.check(&target).await.unwrap();
+            let through = matches!(found.way, Some(Way::ByAddress { .. } | Way::ByName { .. }));
+            let before = company.asked().len();
+            let answer = match found.way {
+                // Dialled from here, where nobody listens.
+                Some(Way::Near) => continue,
+                _ => echo(&proxy, &target).await,
+            };
+            assert_eq!(found.verdict.is_allowed(), answer == "hello", "{target}");
+            assert_eq!(through, company.asked().len() > before, "{target}");
+        }
+    }
 }

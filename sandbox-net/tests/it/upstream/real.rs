@@ -91,7 +91,7 @@ impl Squid {
 impl Drop for Squid {
     /// Killed, it would leave its shared memory behind.
     fn drop(&mut self) {
-        drop(kill_process(Pid::from_child(&self.child), Signal::TERM));
+        kill_process(Pid::from_child(&self.child), Signal::TERM).ok();
         drop(self.child.wait());
     }
 }

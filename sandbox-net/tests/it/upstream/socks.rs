@@ -17,7 +17,7 @@ use crate::support::{Origin, allowing, body, fetch};
 const TARGET: &str = "www.example.com:7000";
 
 /// A server that leads to one address and wants a login, if one is named.
-async fn server(to: SocketAddr, login: Option<(&'static str, &'static str)>) -> Company {
+pub(super) async fn server(to: SocketAddr, login: Option<(&'static str, &'static str)>) -> Company {
     Company::start(move |stream| async move {
         match serve(stream, to, login).await {
             Ok(asked) => asked,
@@ -79,7 +79,7 @@ async fn text(stream: &mut TcpStream) -> std::io::Result<String> {
 }
 
 /// What the server was asked for, once the connection has ended there, too.
-async fn asked(server: &Company) -> Vec<String> {
+pub(super) async fn asked(server: &Company) -> Vec<String> {
     crate::support::within(async {
         while server.asked().is_empty() {
             tokio::time::sleep(std::time::Duration::from_millis(5)).await;

@@ -29,7 +29,15 @@ impl Company {
     where
         S: Future<Output = String> + Send + 'static,
     {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::start_at("127.0.0.1:0", handler).await
+    }
+
+    /// As [`Self::start`], at an address.
+    async fn start_at<S>(at: &str, handler: impl Fn(TcpStream) -> S + Send + 'static) -> Self
+    where
+        S: Future<Output = String> + Send + 'static,
+    {
+        let listener = TcpListener::bind(at).await.unwrap();
         let address = listener.local_addr().unwrap();
         let asked: Arc<Mutex<Vec<String>>> = Arc::default();
         let heard = Arc::clone(&asked);
@@ -48,10 +56,14 @@ impl Company {
 
     /// Speaks HTTP: tunnels and requests in absolute form, until its first head is read.
     pub(crate) async fn http(origin: &Origin) -> Self {
-        let to = origin.address;
+        Self::http_at("127.0.0.1:0", origin.address).await
+    }
+
+    /// As [`Self::http`], at an address, leading to another.
+    pub(crate) async fn http_at(at: &str, to: SocketAddr) -> Self {
         let asked: Arc<Mutex<Vec<String>>> = Arc::default();
         let heard = Arc::clone(&asked);
-        let company = Self::start(move |mut stream| {
+        let company = Self::start_at(at, move |mut stream| {
             let heard = Arc::clone(&heard);
             async move {
                 let head = read_head(&mut stream).await;
