@@ -32,6 +32,7 @@ const PARTIAL: &str = "part-";
 
 /// So many zeros in a row are left out of a file: a multiple of the block of any file system in use.
 const HOLE: usize = 64 * 1024;
+static ZEROS: [u8; HOLE] = [0; HOLE];
 
 /// Up to this many files are flushed one by one; beyond, the whole file system is at once.
 const FLUSH_EACH: usize = 8;
@@ -341,7 +342,7 @@ impl StagedFile {
 
 /// Tells a whole block of zeros, which need not be written: sparse files stay sparse (`S40`).
 fn is_hole(block: &[u8]) -> bool {
-    block.len() == HOLE && block.iter().all(|byte| *byte == 0)
+    block == ZEROS
 }
 
 fn mismatch() -> io::Error {
