@@ -478,6 +478,10 @@ fn resolve(workspace: &Workspace) -> Result<Workspace, Error> {
         return Err(Error::new(ErrorKind::Invalid, operation())
             .with_detail("the root of the file system is no workspace"));
     }
+    let patterns = workspace.lists().check();
+    patterns.map_err(|error| {
+        Error::new(ErrorKind::Invalid, operation()).with_detail(error.to_string())
+    })?;
     let mut resolved = workspace.clone();
     if workspace.guest == workspace.host {
         resolved.guest.clone_from(&host);

@@ -18,6 +18,7 @@ use async_trait::async_trait;
 use sandbox_base::frame::{read_message, write_message};
 use sandbox_base::{BoxStream, Error, ErrorKind};
 use sandbox_net::policy::{Layers, RuleSet};
+use sandbox_sync::Resolution;
 use sandbox_vm::Agent;
 use sandbox_vm::agent::StreamOpener;
 use sandbox_vm::channel::{Channel, Incoming, Side, Stream};
@@ -28,7 +29,7 @@ use tokio::task::JoinSet;
 use crate::check::NetworkCheck;
 use crate::description::Description;
 use crate::owner::{Defaults, Owner};
-use crate::workspace::SyncReport;
+use crate::workspace::{Changes, Decision, ReviewReport, SyncReport, SyncStatus, Workspaces};
 
 /// The longest message, in bytes: a report can name many paths.
 const MAX_MESSAGE: usize = 64 << 20;
@@ -63,6 +64,14 @@ enum Call {
     ReloadSecret(String),
     NetworkLayers,
     ReloadNetwork,
+    Changes,
+    /// What was chosen, as JSON.
+    Decide(Decision, String),
+    Undo,
+    SyncStatus,
+    PauseSync(bool),
+    /// Whether what was deleted is deleted on the other side, too.
+    ResumeSync(bool),
     /// Other rules than those of the sandbox as JSON, if any, and a target.
     CheckNetwork(Option<String>, String),
 }
@@ -221,6 +230,15 @@ async fn obey(owner: Arc<Owner>, call: Call) -> Result<String, Error> {
             drop(owner);
             json(&workspaces.flush().await?)
         }
+        Call::Changes => json(&of(owner)?.changes().await?),
+        Call::Decide(decision, chosen) => {
+            let chosen = from_json(&chosen)?;
+            json(&of(owner)?.decide(decision, &chosen).await?)
+        }
+        Call::Undo => json(&of(owner)?.undo().await?),
+        Call::SyncStatus => json(&of(owner)?.status()),
+        Call::PauseSync(paused) => json(&of(owner)?.set_paused(paused).await?),
+        Call::ResumeSync(propagates) => json(&of(owner)?.resume(resolution(propagates)).await?),
         Call::Stop => json(&owner.stop().await?),
         Call::Remove => json(&owner.remove().await?),
         Call::Network => json(&owner.network()?),
@@ -234,6 +252,18 @@ async fn obey(owner: Arc<Owner>, call: Call) -> Result<String, Error> {
         Call::ExtendNetwork(rules) => json(&owner.extend_network(&from_json(&rules)?).await?),
         Call::RevokeSecret(name) => json(&owner.revoke_secret(&name)?),
         Call::ReloadSecret(name) => json(&owner.reload_secret(&name).await?),
+    }
+}
+
+/// Returns the workspaces, which do not keep the machine alive.
+fn of(owner: Arc<Owner>) -> Result<Arc<Workspaces>, Error> {
+    Ok(owner.running()?.workspaces)
+}
+
+fn resolution(propagates: bool) -> Resolution {
+    match propagates {
+        true => Resolution::Propagate,
+        false => Resolution::Restore,
     }
 }
 
@@ -323,6 +353,38 @@ impl Remote {
 
     pub(crate) async fn reload_secret(&self, name: &str) -> Result<(), Error> {
         self.call(Call::ReloadSecret(name.to_owned())).await
+    }
+
+    pub(crate) async fn changes(&self) -> Result<Changes, Error> {
+        self.call(Call::Changes).await
+    }
+
+    pub(crate) async fn decide(
+        &self,
+        decision: Decision,
+        chosen: &Changes,
+    ) -> Result<Vec<ReviewReport>, Error> {
+        self.call(Call::Decide(decision, json(chosen)?)).await
+    }
+
+    pub(crate) async fn undo(&self) -> Result<Vec<ReviewReport>, Error> {
+        self.call(Call::Undo).await
+    }
+
+    pub(crate) async fn sync_status(&self) -> Result<Vec<SyncStatus>, Error> {
+        self.call(Call::SyncStatus).await
+    }
+
+    pub(crate) async fn pause_sync(&self, paused: bool) -> Result<(), Error> {
+        self.call(Call::PauseSync(paused)).await
+    }
+
+    pub(crate) async fn resume_sync(
+        &self,
+        resolution: Resolution,
+    ) -> Result<Vec<SyncReport>, Error> {
+        let propagates = resolution == Resolution::Propagate;
+        self.call(Call::ResumeSync(propagates)).await
     }
 
     /// Tells whether the owner is gone.

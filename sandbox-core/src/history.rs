@@ -20,6 +20,11 @@ pub(crate) fn base(folder: &Path, workspace: usize) -> PathBuf {
     folder.join(format!("base-{workspace}"))
 }
 
+/// Returns where what applies replace in a workspace is kept.
+pub(crate) fn undo(folder: &Path, workspace: usize) -> PathBuf {
+    folder.join(format!("undo-{workspace}"))
+}
+
 /// Begins a run of the machine: forgets the histories if they may not fit the disk, and sets the mark.
 pub(crate) fn begin(folder: &Path, fresh_disk: bool) -> Result<(), Error> {
     let mark = folder.join(MARK);

@@ -16,6 +16,8 @@
 //!     .await?;
 //! let tests = sandbox.command("npm").arg("test").output().await?; // reads like tokio::process
 //! println!("{}", String::from_utf8_lossy(&tests.stdout));
+//! let changes = sandbox.changes().await?; // what waits for review, with its differences
+//! sandbox.apply(&changes.only("src/**")).await?; // exactly what was listed, or nothing
 //! sandbox.remove().await?;
 //! # Ok(())
 //! # }
@@ -86,4 +88,4 @@ pub use sandbox_vm::image::Image;
 pub use sandbox_vm::{self as vm, Hypervisor};
 pub use spec::{ExtraDisk, Limits, Tmpfs, Workspace};
 pub use upstream::UpstreamProxy;
-pub use workspace::SyncReport;
+pub use workspace::{Changes, ReviewReport, SyncReport, SyncStatus, WorkspaceChanges};

@@ -10,6 +10,7 @@ use sandbox_net::{
     event::Subscription,
     policy::{Layers, RuleSet},
 };
+use sandbox_sync::Resolution;
 use sandbox_vm::Agent;
 use sandbox_vm::agent::NewFile;
 
@@ -25,7 +26,7 @@ use crate::owner::{Defaults, Owner, to_its_end};
 use crate::progress::Progress;
 use crate::spec::Spec;
 use crate::state::{Record, Store, blocking};
-use crate::workspace::SyncReport;
+use crate::workspace::{Changes, Decision, ReviewReport, SyncReport, SyncStatus};
 use crate::{helper, supervisor};
 
 /// The longest file that [`Sandbox::read`] takes into memory, in bytes.
@@ -219,6 +220,115 @@ impl Sandbox {
         match &self.link {
             Link::Own(owner) => owner.flush().await,
             Link::Other(_) => self.runner().await?.flush().await,
+        }
+    }
+
+    /// Lists what the guest did that this side has not taken over: everything in a workspace for
+    /// [review](crate::Workspace::review), in others what is held back and what both sides changed.
+    ///
+    /// # Errors
+    ///
+    /// `Conflict` when a safety stop asks for a decision, `Disconnected` when it does not run.
+    pub async fn changes(&self) -> Result<Changes, Error> {
+        match &self.link {
+            Link::Own(owner) => {
+                let workspaces = owner.running()?.workspaces;
+                workspaces.changes().await
+            }
+            Link::Other(_) => self.runner().await?.changes().await,
+        }
+    }
+
+    /// Makes the workspaces outside what was chosen: each as one transaction, all of it or, with the reasons
+    /// in its report, nothing. What is written is what was listed: a path that has changed since is a
+    /// reason. [`Sandbox::undo_apply`] takes it back.
+    ///
+    /// # Errors
+    ///
+    /// `Unsupported` for a read-only workspace, and for single hunks of what flows by itself; as
+    /// [`Sandbox::changes`].
+    pub async fn apply(&self, chosen: &Changes) -> Result<Vec<ReviewReport>, Error> {
+        self.decide(Decision::Apply, chosen).await
+    }
+
+    /// Makes the copies inside what this side has where it was chosen; what the guest did there is gone.
+    ///
+    /// # Errors
+    ///
+    /// As [`Sandbox::changes`].
+    pub async fn discard(&self, chosen: &Changes) -> Result<Vec<ReviewReport>, Error> {
+        self.decide(Decision::Discard, chosen).await
+    }
+
+    async fn decide(
+        &self,
+        decision: Decision,
+        chosen: &Changes,
+    ) -> Result<Vec<ReviewReport>, Error> {
+        match &self.link {
+            Link::Own(owner) => {
+                let workspaces = owner.running()?.workspaces;
+                workspaces.decide(decision, chosen).await
+            }
+            Link::Other(_) => self.runner().await?.decide(decision, chosen).await,
+        }
+    }
+
+    /// Takes the last [`Sandbox::apply`] of each workspace back; what it had applied waits again.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` where there is none; as [`Sandbox::changes`].
+    pub async fn undo_apply(&self) -> Result<Vec<ReviewReport>, Error> {
+        match &self.link {
+            Link::Own(owner) => {
+                let workspaces = owner.running()?.workspaces;
+                workspaces.undo().await
+            }
+            Link::Other(_) => self.runner().await?.undo().await,
+        }
+    }
+
+    /// Tells how each workspace stands, by its last look.
+    ///
+    /// # Errors
+    ///
+    /// `Disconnected` when it does not run.
+    pub async fn sync_status(&self) -> Result<Vec<SyncStatus>, Error> {
+        match &self.link {
+            Link::Own(owner) => Ok(owner.running()?.workspaces.status()),
+            Link::Other(_) => self.runner().await?.sync_status().await,
+        }
+    }
+
+    /// Stops synchronizing the workspaces, at the ends of commands and of the machine too, or goes on. Not kept
+    /// beyond the machine's end.
+    ///
+    /// # Errors
+    ///
+    /// `Disconnected` when it does not run.
+    pub async fn set_sync_paused(&self, paused: bool) -> Result<(), Error> {
+        match &self.link {
+            Link::Own(owner) => {
+                let workspaces = owner.running()?.workspaces;
+                workspaces.set_paused(paused).await
+            }
+            Link::Other(_) => self.runner().await?.pause_sync(paused).await,
+        }
+    }
+
+    /// Answers the safety stops of the workspaces that have one, and says what that did there.
+    ///
+    /// # Errors
+    ///
+    /// As [`Sandbox::sync`].
+    pub async fn resume_sync(&self, resolution: Resolution) -> Result<Vec<SyncReport>, Error> {
+        match &self.link {
+            Link::Own(owner) => {
+                let workspaces = owner.running()?.workspaces;
+                workspaces.resume(resolution).await
+            }
+            Link::Other(_) => self.runner().await?.resume_sync(resolution).await,
         }
     }
 

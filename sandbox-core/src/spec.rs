@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sandbox_net::policy::RuleSet;
+use sandbox_sync::{Lists, Mode};
 use sandbox_vm::image::Image;
 use serde::{Deserialize, Serialize};
 
@@ -92,14 +93,55 @@ impl Limits {
 
 /// A folder of the host that appears inside.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Written")]
 #[non_exhaustive]
 pub struct Workspace {
     /// The folder outside.
     pub host: PathBuf,
     /// The folder inside; the same path unless said otherwise.
     pub guest: PathBuf,
-    /// Whether changes made inside come back.
-    pub read_only: bool,
+    /// Which way changes flow.
+    pub mode: Mode,
+    /// Patterns of paths that stay on their own side, beside git's locks.
+    pub ignore: Vec<String>,
+    /// Patterns of paths that never enter the guest, beside those that look like secrets.
+    pub mask: Vec<String>,
+    /// Patterns of paths that come out of the guest and never enter it.
+    pub output: Vec<String>,
+}
+
+/// A workspace as some version wrote it down.
+#[derive(Deserialize)]
+struct Written {
+    host: PathBuf,
+    guest: PathBuf,
+    mode: Option<Mode>,
+    /// How earlier versions said it: one that is forgotten would let changes out.
+    #[serde(default)]
+    read_only: bool,
+    #[serde(default)]
+    ignore: Vec<String>,
+    #[serde(default)]
+    mask: Vec<String>,
+    #[serde(default)]
+    output: Vec<String>,
+}
+
+impl From<Written> for Workspace {
+    fn from(written: Written) -> Self {
+        let earlier = match written.read_only {
+            true => Mode::ReadOnly,
+            false => Mode::TwoWaySafe,
+        };
+        Self {
+            host: written.host,
+            guest: written.guest,
+            mode: written.mode.unwrap_or(earlier),
+            ignore: written.ignore,
+            mask: written.mask,
+            output: written.output,
+        }
+    }
 }
 
 impl Workspace {
@@ -109,16 +151,59 @@ impl Workspace {
         Self {
             guest: path.clone(),
             host: path,
-            read_only: false,
+            mode: Mode::TwoWaySafe,
+            ignore: Vec::new(),
+            mask: Vec::new(),
+            output: Vec::new(),
         }
     }
 
     /// Brings a folder in; what is changed inside stays inside.
     pub fn read_only(path: impl Into<PathBuf>) -> Self {
-        Self {
-            read_only: true,
-            ..Self::sync(path)
-        }
+        Self::sync(path).mode(Mode::ReadOnly)
+    }
+
+    /// Brings a folder in; what is changed inside waits until it is applied
+    /// ([`Sandbox::changes`](crate::Sandbox::changes)).
+    pub fn review(path: impl Into<PathBuf>) -> Self {
+        Self::sync(path).mode(Mode::Review)
+    }
+
+    /// Sets which way changes flow.
+    #[must_use]
+    pub fn mode(mut self, mode: Mode) -> Self {
+        self.mode = mode;
+        self
+    }
+
+    /// Leaves paths alone on either side, by a pattern as in [`sync::Lists`](crate::sync::Lists).
+    #[must_use]
+    pub fn ignore(mut self, pattern: impl Into<String>) -> Self {
+        self.ignore.push(pattern.into());
+        self
+    }
+
+    /// Keeps paths out of the guest, and the guest's paths of that name out of the host.
+    #[must_use]
+    pub fn mask(mut self, pattern: impl Into<String>) -> Self {
+        self.mask.push(pattern.into());
+        self
+    }
+
+    /// Lets paths come out of the guest, in a read-only workspace too, and nothing of the host's in.
+    #[must_use]
+    pub fn output(mut self, pattern: impl Into<String>) -> Self {
+        self.output.push(pattern.into());
+        self
+    }
+
+    /// Returns the lists that its session goes by.
+    pub(crate) fn lists(&self) -> Lists {
+        let mut lists = Lists::default();
+        lists.ignore.extend_from_slice(&self.ignore);
+        lists.mask.extend_from_slice(&self.mask);
+        lists.output.extend_from_slice(&self.output);
+        lists
     }
 
     /// Puts it at another absolute path inside.
@@ -265,5 +350,28 @@ impl ImageSource {
             Self::OciLayout(path, None) => Image::oci_layout(path),
             Self::OciLayout(path, Some(name)) => Image::oci_layout_reference(path, name),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_workspace_keeps_its_mode_when_it_is_written_down() {
+        let workspace = Workspace::review("/w").mask("*.secret").output("/out");
+        let written = serde_json::to_string(&workspace).unwrap();
+        assert!(written.contains("\"review\""), "{written}");
+        assert_eq!(
+            serde_json::from_str::<Workspace>(&written).unwrap(),
+            workspace
+        );
+    }
+
+    #[test]
+    fn a_read_only_workspace_of_an_earlier_version_stays_read_only() {
+        let written = r#"{"host":"/w","guest":"/w","read_only":true}"#;
+        let read: Workspace = serde_json::from_str(written).unwrap();
+        assert_eq!(read, Workspace::read_only("/w"));
     }
 }

@@ -1,10 +1,10 @@
 //! The workspaces of a running sandbox: one synchronizing session each.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use sandbox_base::{BoxStream, Error};
-use sandbox_sync::{Mode, Options, Report, Session};
+use sandbox_base::{BoxStream, Error, ErrorKind};
+use sandbox_sync::{HeldReason, Mode, Options, RelPath, Report, Resolution, Session, review};
 use sandbox_vm::Agent;
 use serde::{Deserialize, Serialize};
 
@@ -26,32 +26,36 @@ pub struct SyncReport {
     pub to_guest: Vec<String>,
     /// Paths that both sides changed: each keeps its own.
     pub conflicts: Vec<String>,
-    /// Paths changed inside that do not come back by themselves, because they run without being asked.
+    /// Paths that both sides changed and where the host's version won; the one from inside lies beside it.
+    #[serde(default)]
+    pub overruled: Vec<String>,
+    /// Paths changed inside that do not come back by themselves, because they run without being asked, or
+    /// because the workspace is read-only.
     pub held: Vec<String>,
+    /// Paths changed inside that wait for review.
+    #[serde(default)]
+    pub waiting: Vec<String>,
     /// Paths that could not be brought into agreement, with the reason.
     pub problems: Vec<String>,
 }
 
 impl SyncReport {
     fn new(workspace: &Path, report: &Report) -> Self {
+        let held = |waits: bool| {
+            let held = report.held.iter();
+            texts(
+                held.filter(|one| (one.reason == HeldReason::Review) == waits)
+                    .map(|one| &one.path),
+            )
+        };
         Self {
             workspace: workspace.display().to_string(),
-            to_host: report
-                .to_host
-                .iter()
-                .map(|one| one.path.to_string())
-                .collect(),
-            to_guest: report
-                .to_guest
-                .iter()
-                .map(|one| one.path.to_string())
-                .collect(),
-            conflicts: report
-                .conflicts
-                .iter()
-                .map(|one| one.path.to_string())
-                .collect(),
-            held: report.held.iter().map(|one| one.path.to_string()).collect(),
+            to_host: texts(report.to_host.iter().map(|one| &one.path)),
+            to_guest: texts(report.to_guest.iter().map(|one| &one.path)),
+            conflicts: texts(report.conflicts.iter().map(|one| &one.path)),
+            overruled: texts(report.overruled.iter().map(|one| &one.path)),
+            held: held(false),
+            waiting: held(true),
             problems: report
                 .problems
                 .iter()
@@ -59,6 +63,113 @@ impl SyncReport {
                 .collect(),
         }
     }
+}
+
+fn texts<'a>(paths: impl Iterator<Item = &'a RelPath>) -> Vec<String> {
+    paths.map(ToString::to_string).collect()
+}
+
+/// How a workspace stands.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct SyncStatus {
+    /// The folder outside.
+    pub workspace: String,
+    /// The folder inside.
+    pub guest: String,
+    /// Which way changes flow.
+    pub mode: Mode,
+    /// Whether nothing is synchronized until [`Sandbox::set_sync_paused`](crate::Sandbox::set_sync_paused) says so.
+    pub paused: bool,
+    /// What stopped it until [`Sandbox::resume_sync`](crate::Sandbox::resume_sync) answers.
+    pub halted: Option<String>,
+    /// Why the last look failed.
+    pub failed: Option<String>,
+    /// What the last look did and left alone.
+    pub last: SyncReport,
+}
+
+/// What the guest did in the workspaces and this side has not taken over.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Changes {
+    /// One for each workspace, in their order.
+    pub workspaces: Vec<WorkspaceChanges>,
+}
+
+/// What the guest did in one workspace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct WorkspaceChanges {
+    /// The folder outside.
+    pub workspace: PathBuf,
+    /// What was done in it.
+    pub changes: review::Changes,
+}
+
+impl Changes {
+    /// Tells whether there is nothing.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.workspaces.iter().all(|one| one.changes.is_empty())
+    }
+
+    /// Returns what a pattern chooses in any workspace; what is no pattern chooses nothing. See
+    /// [`review::Changes::matching`].
+    #[must_use]
+    pub fn only(&self, pattern: impl AsRef<str>) -> Self {
+        self.map(|changes| changes.only(&pattern))
+    }
+
+    /// Returns what any of the patterns chooses.
+    ///
+    /// # Errors
+    ///
+    /// `Invalid`, with the first pattern that is none.
+    pub fn matching(&self, patterns: &[impl AsRef<str>]) -> Result<Self, Error> {
+        review::Changes::default()
+            .matching(patterns)
+            .map_err(|error| {
+                Error::new(error.kind(), "choose changes").with_detail(error.to_string())
+            })?;
+        Ok(self.map(|changes| changes.matching(patterns).unwrap_or_default()))
+    }
+
+    /// Returns the changes that a condition holds for.
+    #[must_use]
+    pub fn filter(&self, mut holds: impl FnMut(&review::Change) -> bool) -> Self {
+        self.map(|changes| changes.filter(&mut holds))
+    }
+
+    fn map(&self, mut choose: impl FnMut(&review::Changes) -> review::Changes) -> Self {
+        let workspaces = self.workspaces.iter().map(|one| WorkspaceChanges {
+            workspace: one.workspace.clone(),
+            changes: choose(&one.changes),
+        });
+        Self {
+            workspaces: workspaces.collect(),
+        }
+    }
+}
+
+/// What came of applying, discarding or taking back in one workspace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct ReviewReport {
+    /// The folder outside.
+    pub workspace: String,
+    /// The paths that were changed.
+    pub done: Vec<String>,
+    /// What stood in the way, with the reasons. What is applied is done as a whole or, with one of these,
+    /// not at all; what is discarded path by path.
+    pub refused: Vec<String>,
+}
+
+/// What to do with changes that were chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Decision {
+    Apply,
+    Discard,
 }
 
 /// The sessions of one running machine.
@@ -79,16 +190,13 @@ impl Workspaces {
         let mut sessions = Vec::new();
         for (index, workspace) in workspaces.iter().enumerate() {
             let stream: BoxStream = agent.service(SERVICE).await?;
-            let mode = if workspace.read_only {
-                Mode::ReadOnly
-            } else {
-                Mode::TwoWaySafe
-            };
             let options = options
                 .clone()
-                .with_mode(mode)
+                .with_mode(workspace.mode)
+                .with_lists(workspace.lists())
                 .with_guest_root(&workspace.guest)
-                .with_base_file(history::base(folder, index));
+                .with_base_file(history::base(folder, index))
+                .with_undo(history::undo(folder, index));
             let session = Session::start(&workspace.host, stream, options)
                 .await
                 .map_err(|error| failed(&workspace.host, error))?;
@@ -97,10 +205,114 @@ impl Workspaces {
         Ok(Self { sessions })
     }
 
-    /// Brings both sides of every workspace into agreement now.
+    /// Lists what waits in every workspace.
+    pub(crate) async fn changes(&self) -> Result<Changes, Error> {
+        let mut workspaces = Vec::new();
+        for (workspace, session) in &self.sessions {
+            let listed = session.changes().await;
+            workspaces.push(WorkspaceChanges {
+                workspace: workspace.host.clone(),
+                changes: listed.map_err(|error| failed(&workspace.host, error))?,
+            });
+        }
+        Ok(Changes { workspaces })
+    }
+
+    /// Carries out what was decided, in each workspace by itself.
+    pub(crate) async fn decide(
+        &self,
+        decision: Decision,
+        chosen: &Changes,
+    ) -> Result<Vec<ReviewReport>, Error> {
+        let mut reports = Vec::new();
+        for one in chosen
+            .workspaces
+            .iter()
+            .filter(|one| !one.changes.is_empty())
+        {
+            let found = self
+                .sessions
+                .iter()
+                .find(|(workspace, _)| workspace.host == one.workspace);
+            let (workspace, session) = found.ok_or_else(|| {
+                let operation = format!("find the workspace {}", one.workspace.display());
+                Error::new(ErrorKind::NotFound, operation)
+            })?;
+            let outcome = match decision {
+                Decision::Apply => session.apply(&one.changes).await,
+                Decision::Discard => session.discard(&one.changes).await,
+            };
+            let outcome = outcome.map_err(|error| failed(&workspace.host, error))?;
+            reports.push(ReviewReport::new(&workspace.host, &outcome));
+        }
+        Ok(reports)
+    }
+
+    /// Takes the last apply of each workspace back.
+    pub(crate) async fn undo(&self) -> Result<Vec<ReviewReport>, Error> {
+        let mut reports = Vec::new();
+        for (workspace, session) in &self.sessions {
+            match session.undo().await {
+                Ok(outcome) => reports.push(ReviewReport::new(&workspace.host, &outcome)),
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Unsupported) => {}
+                Err(error) => return Err(failed(&workspace.host, error)),
+            }
+        }
+        match reports.is_empty() {
+            true => Err(Error::new(ErrorKind::NotFound, "take an apply back")
+                .with_detail("nothing was applied, or it was taken back already")),
+            false => Ok(reports),
+        }
+    }
+
+    /// Tells how every workspace stands.
+    pub(crate) fn status(&self) -> Vec<SyncStatus> {
+        let status = |(workspace, session): &(Workspace, Session)| {
+            let standing = session.standing();
+            SyncStatus {
+                workspace: workspace.host.display().to_string(),
+                guest: workspace.guest.display().to_string(),
+                mode: workspace.mode,
+                paused: standing.paused,
+                halted: standing.halted.map(|halt| halt.to_string()),
+                failed: standing.failed,
+                last: SyncReport::new(&workspace.host, &standing.last),
+            }
+        };
+        self.sessions.iter().map(status).collect()
+    }
+
+    /// Stops synchronizing every workspace, or goes on.
+    pub(crate) async fn set_paused(&self, paused: bool) -> Result<(), Error> {
+        for (workspace, session) in &self.sessions {
+            let set = session.set_paused(paused).await;
+            set.map_err(|error| failed(&workspace.host, error))?;
+        }
+        Ok(())
+    }
+
+    /// Answers the safety stops of the workspaces that have one.
+    pub(crate) async fn resume(&self, resolution: Resolution) -> Result<Vec<SyncReport>, Error> {
+        let mut reports = Vec::new();
+        for (workspace, session) in &self.sessions {
+            if session.standing().halted.is_none() {
+                continue;
+            }
+            let report = session.resume(resolution).await;
+            let report = report.map_err(|error| failed(&workspace.host, error))?;
+            reports.push(SyncReport::new(&workspace.host, &report));
+        }
+        Ok(reports)
+    }
+
+    /// Brings both sides of every workspace into agreement now, those that are paused aside.
     pub(crate) async fn flush(self: &Arc<Self>) -> Result<Vec<SyncReport>, Error> {
         let mut reports = Vec::new();
         for (workspace, session) in &self.sessions {
+            if session.standing().paused {
+                continue;
+            }
             let report = session
                 .flush()
                 .await
@@ -108,6 +320,19 @@ impl Workspaces {
             reports.push(SyncReport::new(&workspace.host, &report));
         }
         Ok(reports)
+    }
+}
+
+impl ReviewReport {
+    fn new(workspace: &Path, outcome: &review::Outcome) -> Self {
+        let refused = outcome.refused.iter();
+        Self {
+            workspace: workspace.display().to_string(),
+            done: texts(outcome.done.iter()),
+            refused: refused
+                .map(|one| format!("{}: {}", one.path, one.text))
+                .collect(),
+        }
     }
 }
 

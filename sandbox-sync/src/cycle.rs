@@ -23,6 +23,10 @@ use crate::safety::{self, Halt, Resolution};
 use crate::scope::Scope;
 use crate::tree::Entry;
 
+mod review;
+
+pub(crate) use review::Wish;
+
 /// Everything that a cycle works on.
 pub(crate) struct Engine {
     pub(crate) root: Arc<Root>,
@@ -51,6 +55,12 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
+    /// A failure that leaves the session as it was.
+    pub(crate) fn mild(error: Error) -> Self {
+        let fatal = false;
+        Self { error, fatal }
+    }
+
     fn fatal(error: Error) -> Self {
         Self { error, fatal: true }
     }
@@ -90,19 +100,24 @@ impl Engine {
         };
         let Plan {
             to_host,
-            to_guest,
+            mut to_guest,
+            copies,
             mut agreed,
             conflicts,
+            overruled,
             held,
         } = planned.plan;
         let mut report = Report {
             conflicts,
+            overruled,
             held,
             untracked: planned.untracked,
             ..Report::default()
         };
 
         let batch = self.fetch(to_host).await?;
+        let own: Vec<RelPath> = copies.iter().map(|copy| copy.path.clone()).collect();
+        to_guest.extend(copies);
         if !to_guest.is_empty() {
             let (root, progress) = (self.root.clone(), &self.options.progress);
             let answers = self.peer.carry_out(&to_guest, root, progress).await;
@@ -114,6 +129,7 @@ impl Engine {
                 &mut agreed,
                 &mut report.problems,
             );
+            agreed.retain(|(path, _)| !own.contains(path));
         }
         if let Some(batch) = batch {
             let (ops, answers) = apply(batch).await?;
@@ -127,7 +143,8 @@ impl Engine {
         Ok(Outcome::Done(report))
     }
 
-    async fn scan(&mut self, thorough: bool) -> Result<Option<Halt>, Failure> {
+    /// Looks at both sides.
+    pub(crate) async fn scan(&mut self, thorough: bool) -> Result<Option<Halt>, Failure> {
         let scan = self.host.run(move |replica| replica.scan(thorough));
         let (host, guest) = tokio::join!(scan, self.peer.scan(thorough));
         let guest = guest.map_err(Failure::fatal)?;

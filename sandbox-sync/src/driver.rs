@@ -1,7 +1,7 @@
 //! The task behind a [`Session`](crate::Session).
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use sandbox_base::{BoxStream, ErrorKind};
 use tokio::sync::{broadcast, mpsc};
@@ -14,9 +14,8 @@ use crate::error::Error;
 use crate::options::Options;
 use crate::peer::Peer;
 use crate::protocol::{self, Hello};
-use crate::reconcile::Mode;
 use crate::replica::{Replica, Setup, Worker};
-use crate::report::{Event, Report};
+use crate::report::{Event, Report, Standing};
 use crate::root::Root;
 use crate::rules::Rules;
 use crate::safety::{Halt, Resolution};
@@ -26,14 +25,18 @@ use crate::session::{Order, halted};
 use crate::stage::Staging;
 use crate::watch::Watch;
 
-type Channels = (mpsc::Receiver<Order>, broadcast::Sender<Event>);
+type Channels = (
+    mpsc::Receiver<Order>,
+    broadcast::Sender<Event>,
+    Arc<Mutex<Standing>>,
+);
 
 /// Opens both sides, runs the first cycle and leaves a task behind.
 pub(crate) async fn start(
     root: &Path,
     stream: BoxStream,
     mut options: Options,
-    (orders, events): Channels,
+    (orders, events, standing): Channels,
 ) -> Result<(Report, JoinHandle<()>), Error> {
     let rules = Arc::new(Rules::new(&options.lists)?);
     let resolution = options.resolution.take();
@@ -64,10 +67,16 @@ pub(crate) async fn start(
         engine,
         watch,
         events,
+        standing,
         rested: Instant::now(),
         looked: Instant::now(),
         halt: None,
     };
+    driver
+        .engine
+        .recover()
+        .await
+        .map_err(|failure| failure.error)?;
     let initial = driver
         .cycle(resolution, true)
         .await
@@ -77,7 +86,7 @@ pub(crate) async fn start(
 
 fn open(path: &Path, options: &Options) -> Result<(Root, Base, Watch), Error> {
     let root = Root::open(path).map_err(|error| Error::io("open the workspace", error))?;
-    root.lock(options.mode != Mode::ReadOnly)
+    root.lock(options.writes_to_host())
         .map_err(|error| match error.kind() {
             std::io::ErrorKind::ResourceBusy => {
                 let detail = format!("another session synchronizes {}", root.path().display());
@@ -85,7 +94,7 @@ fn open(path: &Path, options: &Options) -> Result<(Root, Base, Watch), Error> {
             }
             _ => Error::io("lock the workspace", error),
         })?;
-    if options.mode != Mode::ReadOnly {
+    if options.writes_to_host() {
         Staging::sweep(&root, options.staging.as_deref())
             .map_err(|error| Error::io("clear what an earlier session left", error))?;
     }
@@ -117,6 +126,8 @@ fn bounds(options: &Options) -> Bounds {
     }
 }
 
+mod review;
+
 /// What woke the task.
 enum Wake {
     Order(Option<Order>),
@@ -130,6 +141,7 @@ struct Driver {
     engine: Engine,
     watch: Arc<Watch>,
     events: broadcast::Sender<Event>,
+    standing: Arc<Mutex<Standing>>,
     /// When as much time has passed since the last cycle as it took: cycles that nobody asked for never
     /// take more than half of the time.
     rested: Instant,
@@ -173,6 +185,13 @@ impl Driver {
             Order::Flush(answer) => (None, answer, true),
             Order::Resume(resolution, answer) => (Some(resolution), answer, true),
             Order::Stop(answer) => (None, answer, false),
+            Order::Review(order) => return self.review(order).await,
+            Order::Pause(paused, answer) => {
+                self.stand(|standing| standing.paused = paused);
+                drop(answer.send(Ok(())));
+                // What changed meanwhile was told by hints that are gone.
+                return self.unasked(true).await;
+            }
         };
         // The last look of a session, and one that decides about deletions, trusts no watch.
         let thorough = resolution.is_some() || !goes_on;
@@ -206,6 +225,9 @@ impl Driver {
     }
 
     async fn unasked(&mut self, thorough: bool) -> bool {
+        if self.is_paused() {
+            return true;
+        }
         match self.cycle(None, thorough).await {
             Ok(_) => true,
             Err(failure) => {
@@ -221,6 +243,11 @@ impl Driver {
         resolution: Option<Resolution>,
         thorough: bool,
     ) -> Result<Report, Failure> {
+        if self.is_paused() {
+            let detail = "it is paused";
+            let error = Error::new(ErrorKind::Conflict, "synchronize", detail);
+            return Err(Failure::mild(error));
+        }
         let began = Instant::now();
         let outcome = self.engine.cycle(resolution, thorough).await;
         self.rested = Instant::now() + began.elapsed();
@@ -230,6 +257,10 @@ impl Driver {
         match outcome {
             Ok(Outcome::Done(report)) => {
                 self.halt = None;
+                self.stand(|standing| {
+                    (standing.halted, standing.failed) = (None, None);
+                    standing.last = Arc::new(report.clone());
+                });
                 if !(report.is_quiet() && report.is_settled()) {
                     self.tell(Event::Synchronized(Arc::new(report.clone())));
                 }
@@ -240,6 +271,7 @@ impl Driver {
                 if self.halt.as_ref() != Some(&halt) {
                     self.tell(Event::Halted(halt.clone()));
                 }
+                self.stand(|standing| standing.halted = Some(halt.clone()));
                 self.halt = Some(halt);
                 Err(Failure {
                     error,
@@ -258,8 +290,20 @@ impl Driver {
         let cause = source
             .map(|source| format!(": {source}"))
             .unwrap_or_default();
-        self.tell(Event::Failed(format!("{error}{cause}")));
+        let text = format!("{error}{cause}");
+        self.stand(|standing| standing.failed = Some(text.clone()));
+        self.tell(Event::Failed(text));
         false
+    }
+
+    fn is_paused(&self) -> bool {
+        let standing = self.standing.lock();
+        standing.unwrap_or_else(PoisonError::into_inner).paused
+    }
+
+    fn stand(&self, change: impl FnOnce(&mut Standing)) {
+        let standing = self.standing.lock();
+        change(&mut standing.unwrap_or_else(PoisonError::into_inner));
     }
 
     fn tell(&self, event: Event) {

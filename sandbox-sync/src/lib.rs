@@ -55,6 +55,13 @@
 //!   anything is written; see [`safety`].
 //! - A history that is lost or damaged unites the two sides; it is never read as a deletion.
 //!
+//! # Review
+//!
+//! In the mode [`Review`](Mode::Review) what the guest does waits. [`Session::changes`] lists it, with the
+//! differences of texts; [`Session::apply`] writes what was chosen of it as one transaction, bound to what
+//! was shown by digests, and [`Session::undo`] takes that back; [`Session::discard`] has the guest go back to
+//! what the host has. What the two-way modes hold back is decided in the same way. See [`review`].
+//!
 //! # What it is not
 //!
 //! No backup, no version control, no shared file system: a change arrives once it was noticed, which on
@@ -97,6 +104,7 @@ mod progress;
 mod protocol;
 mod reconcile;
 mod report;
+pub mod review;
 mod rules;
 pub mod safety;
 mod session;
@@ -137,10 +145,12 @@ pub use options::{Limits, Options};
 pub use path::RelPath;
 pub use progress::{Copied, Progress, Step};
 pub use reconcile::Mode;
-pub use report::{Change, Conflict, Event, Held, HeldReason, Problem, Report, Side, Untracked};
+pub use report::{
+    Change, Conflict, Event, Held, HeldReason, Problem, Report, Side, Standing, Untracked,
+};
 pub use rules::Lists;
 pub use safety::{Halt, Resolution, Thresholds};
 pub use sandbox_base::ErrorKind;
 pub use session::Session;
-pub use syncer::{Syncer, TwoWay, Workspace};
+pub use syncer::{Review, Syncer, TwoWay, Workspace};
 pub use tree::Entry;

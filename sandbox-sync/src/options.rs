@@ -26,6 +26,9 @@ pub struct Options {
     /// A folder of our own in which new contents wait, one per workspace, on the file system of the root;
     /// where it lies elsewhere or is not given, a folder in the root is used while changes are applied.
     pub staging: Option<PathBuf>,
+    /// A folder of our own in which what [an apply](crate::Session::apply) replaces is kept, one per
+    /// workspace; without it nothing can be applied.
+    pub undo: Option<PathBuf>,
     /// How much may be deleted at once.
     pub thresholds: Thresholds,
     /// The answer to what made the last session halt, for this session's first cycle.
@@ -54,6 +57,7 @@ impl Default for Options {
             guest_owner: None,
             base_file: None,
             staging: None,
+            undo: None,
             thresholds: Thresholds::default(),
             resolution: None,
             limits: Limits::default(),
@@ -66,6 +70,11 @@ impl Default for Options {
 }
 
 impl Options {
+    /// Tells whether a session may ever write to the host's folder.
+    pub(crate) fn writes_to_host(&self) -> bool {
+        self.mode != Mode::ReadOnly || !self.lists.output.is_empty()
+    }
+
     /// Sets which way changes flow.
     #[must_use]
     pub fn with_mode(mut self, mode: Mode) -> Self {
@@ -105,6 +114,13 @@ impl Options {
     #[must_use]
     pub fn with_staging(mut self, path: impl Into<PathBuf>) -> Self {
         self.staging = Some(path.into());
+        self
+    }
+
+    /// Sets where what an apply replaces is kept.
+    #[must_use]
+    pub fn with_undo(mut self, path: impl Into<PathBuf>) -> Self {
+        self.undo = Some(path.into());
         self
     }
 

@@ -160,7 +160,7 @@ impl fmt::Display for RelPath {
 }
 
 /// The invisible characters that reorder or hide text: zero-width ones, embeddings, isolates, tags.
-fn is_format_control(character: char) -> bool {
+pub(crate) fn is_format_control(character: char) -> bool {
     matches!(character, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
         | '\u{feff}' | '\u{61c}' | '\u{e0000}'..='\u{e007f}')
 }
@@ -171,16 +171,20 @@ impl fmt::Debug for RelPath {
     }
 }
 
+/// As its bytes, or as text where people read it and it is text.
 impl Serialize for RelPath {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_bytes(&self.0)
+        match std::str::from_utf8(&self.0) {
+            Ok(text) if serializer.is_human_readable() => serializer.serialize_str(text),
+            _ => serializer.serialize_bytes(&self.0),
+        }
     }
 }
 
 impl<'de> Deserialize<'de> for RelPath {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Visitor;
-        impl de::Visitor<'_> for Visitor {
+        impl<'de> de::Visitor<'de> for Visitor {
             type Value = RelPath;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("the bytes of a path")
@@ -188,8 +192,21 @@ impl<'de> Deserialize<'de> for RelPath {
             fn visit_bytes<E: de::Error>(self, bytes: &[u8]) -> Result<RelPath, E> {
                 RelPath::new(bytes).map_err(E::custom)
             }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<RelPath, E> {
+                RelPath::new(text).map_err(E::custom)
+            }
+            fn visit_seq<A: de::SeqAccess<'de>>(self, mut bytes: A) -> Result<RelPath, A::Error> {
+                let mut path = Vec::new();
+                while let Some(byte) = bytes.next_element()? {
+                    path.push(byte);
+                }
+                RelPath::new(path).map_err(de::Error::custom)
+            }
         }
-        deserializer.deserialize_bytes(Visitor)
+        match deserializer.is_human_readable() {
+            true => deserializer.deserialize_any(Visitor),
+            false => deserializer.deserialize_bytes(Visitor),
+        }
     }
 }
 

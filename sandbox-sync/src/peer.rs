@@ -25,6 +25,7 @@ use crate::root::Root;
 use crate::transfer::{self, Source};
 use crate::tree::{Entry, Tree};
 
+mod contents;
 mod meter;
 
 use meter::Meter;

@@ -19,33 +19,72 @@
 //! folders stay too (`S28`).
 //!
 //! A change that the [rules](crate::rules) hold is like a conflict: each side keeps its own and the report
-//! says so. Without such rules the function is symmetric in the two sides.
+//! says so. Without such rules the function is symmetric in the two sides, in the mode two-way-safe.
+//!
+//! The other [modes](Mode) change only what becomes of the guest's changes: `Review` and `ReadOnly` hold them
+//! all, `TwoWayHostWins` turns a conflict of two files into a change of the guest's, after a copy of the
+//! guest's own version was put beside it under a name that nothing has. Output paths flow to the host alone,
+//! except in `Review`, where nothing does.
 //!
 //! A plan for everything costs as much as there are paths. [`reconcile_within`] looks only at paths that are
 //! not what they were, at what is beneath them, and at the folders that lead there, and returns the same
 //! plan, provided that everything else came out of an earlier plan with nothing left to do: what a row
 //! becomes depends on its own three entries and on rows above and beneath it, never on its neighbours.
 
-use serde::{Deserialize, Serialize};
-
 use std::collections::BTreeSet;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
 
 use crate::path::RelPath;
 use crate::report::{Conflict, Held, HeldReason};
 use crate::rules::{Flow, Rules};
-use crate::tree::{Entry, Tree};
+use crate::tree::{Digest, Entry, Tree};
 
 /// Which way workspaces flow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Mode {
     /// Changes go both ways; where both sides changed the same path, each keeps its own and the conflict
     /// is reported until it is resolved by making the two equal or removing one.
     #[default]
     TwoWaySafe,
+    /// As `TwoWaySafe`, but where both sides changed a file or link, the host's version takes the name; the
+    /// guest's is kept beside it as `NAME.overruled-DIGEST` on both sides. Conflicts of folders and within a
+    /// repository, where a copy would mean something, stay conflicts.
+    TwoWayHostWins,
+    /// The host's changes go to the guest; what the guest writes waits until it is
+    /// [applied](crate::Session::apply) or discarded.
+    Review,
     /// The host's changes go to the guest; what the guest writes never comes back, and is not overwritten
-    /// in the guest either.
+    /// in the guest either. [Output paths](crate::Lists::output) are the exception.
     ReadOnly,
+}
+
+impl Mode {
+    /// Tells whether the guest's changes, those of output paths aside, reach the host by themselves.
+    #[must_use]
+    pub fn is_two_way(self) -> bool {
+        matches!(self, Self::TwoWaySafe | Self::TwoWayHostWins)
+    }
+
+    /// Returns the name that people write: `two-way-safe` and so on.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::TwoWaySafe => "two-way-safe",
+            Self::TwoWayHostWins => "two-way-host-wins",
+            Self::Review => "review",
+            Self::ReadOnly => "read-only",
+        }
+    }
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
 }
 
 /// One path of one side: what the plan found there and what it shall become.
@@ -66,6 +105,11 @@ pub(crate) struct Plan {
     /// Paths on which both sides agree already, where the base says otherwise.
     pub(crate) agreed: Vec<(RelPath, Option<Entry>)>,
     pub(crate) conflicts: Vec<Conflict>,
+    /// Files to make in the guest's tree that the host does not have: not agreed on, so that they flow to
+    /// the host like any other that is new.
+    pub(crate) copies: Vec<Op>,
+    /// Conflicts that the host won.
+    pub(crate) overruled: Vec<Conflict>,
     pub(crate) held: Vec<Held>,
 }
 
@@ -81,10 +125,8 @@ pub(crate) struct Input<'a> {
 
 /// Plans what makes the two sides agree. The same inputs give the same plan.
 pub(crate) fn reconcile(input: Input<'_>) -> Plan {
-    finish(rows(
-        input,
-        join([input.base, input.host, input.guest].map(Tree::iter)),
-    ))
+    let joined = join([input.base, input.host, input.guest].map(Tree::iter));
+    finish(rows(input, joined), input.guest)
 }
 
 /// Plans as [`reconcile`] does where only `changed` paths may need anything.
@@ -115,7 +157,7 @@ pub(crate) fn reconcile_within(input: Input<'_>, changed: &BTreeSet<RelPath>) ->
         ));
         led = Some(top);
     }
-    finish(rows(input, joined.into_iter()))
+    finish(rows(input, joined.into_iter()), input.guest)
 }
 
 /// Returns the folders above `path`, from the root downwards.
@@ -145,10 +187,10 @@ fn known<'a>(input: Input<'a>, path: &RelPath) -> Option<Joined<'a>> {
     Some((key, found.map(|found| found.map(|(_, entry)| entry))))
 }
 
-fn finish(mut rows: Vec<Row<'_>>) -> Plan {
+fn finish(mut rows: Vec<Row<'_>>, guest: &Tree) -> Plan {
     fit_together(&mut rows);
     block_beneath(&mut rows);
-    plan(rows)
+    plan(rows, guest)
 }
 
 /// A path and what base, host and guest have there.
@@ -160,6 +202,8 @@ enum Act {
     ToHost,
     ToGuest,
     Conflict,
+    /// The host's version takes the name, the guest's another.
+    Overrule,
     Held(HeldReason),
     /// Each side keeps what it has; nothing to say about it.
     Keep,
@@ -189,10 +233,18 @@ impl<'a> Row<'a> {
     }
 
     fn guest_after(&self) -> Option<&'a Entry> {
-        if self.act == Act::ToGuest {
+        if matches!(self.act, Act::ToGuest | Act::Overrule) {
             self.host
         } else {
             self.guest
+        }
+    }
+
+    fn conflict(&self) -> Conflict {
+        Conflict {
+            path: self.path.clone(),
+            host: self.host.cloned(),
+            guest: self.guest.cloned(),
         }
     }
 
@@ -244,7 +296,9 @@ fn decide(input: Input<'_>, path: &RelPath, sides: [Option<&Entry>; 3], flow: Fl
         _ if host == guest => return Act::Agree,
         Flow::Seed if base.is_none() && guest.is_none() => return Act::ToGuest,
         Flow::Seed => return Act::Keep,
-        Flow::Both | Flow::Held => {}
+        Flow::Output => return decide_output(input, path, sides),
+        Flow::OutputHeld if guest == base => return Act::Keep,
+        Flow::Both | Flow::Held | Flow::OutputHeld => {}
     }
     if guest == base {
         return Act::ToGuest;
@@ -253,15 +307,68 @@ fn decide(input: Input<'_>, path: &RelPath, sides: [Option<&Entry>; 3], flow: Fl
         return Act::Held(HeldReason::ReadOnly);
     }
     let type_held = guest.is_some_and(|entry| input.rules.holds_type(path, entry));
-    if flow == Flow::Held || type_held {
+    if matches!(flow, Flow::Held | Flow::OutputHeld) || type_held {
         return Act::Held(HeldReason::RunsOnHost);
     }
     match (host, guest) {
+        _ if input.mode == Mode::Review && host == base => Act::Held(HeldReason::Review),
         _ if host == base => Act::ToHost,
+        (None, Some(_)) if input.mode == Mode::Review => Act::Held(HeldReason::Review),
         (None, Some(_)) => Act::ToHost,
         (Some(_), None) => Act::ToGuest,
+        (Some(host), Some(guest)) if overrules(input, path, [host, guest]) => Act::Overrule,
         _ => Act::Conflict,
     }
+}
+
+/// Decides a path that only the guest writes to: what the host did there is its own business, but is not
+/// overwritten either.
+fn decide_output(input: Input<'_>, path: &RelPath, sides: [Option<&Entry>; 3]) -> Act {
+    let [base, host, guest] = sides;
+    if guest == base {
+        return Act::Keep;
+    }
+    if guest.is_some_and(|entry| input.rules.holds_type(path, entry)) {
+        return Act::Held(HeldReason::RunsOnHost);
+    }
+    match (host, guest) {
+        _ if input.mode == Mode::Review => Act::Held(HeldReason::Review),
+        (None, _) => Act::ToHost,
+        (Some(_), _) if host == base => Act::ToHost,
+        (Some(_), None) => Act::Keep,
+        (Some(_), Some(_)) => Act::Conflict,
+    }
+}
+
+/// Tells whether the host's version takes the name: where it is the mode, the guest's can be kept beside
+/// it, and neither is a folder.
+fn overrules(input: Input<'_>, path: &RelPath, [host, guest]: [&Entry; 2]) -> bool {
+    input.mode == Mode::TwoWayHostWins
+        && !(host.is_directory() || guest.is_directory())
+        && !path
+            .components()
+            .any(|name| name.eq_ignore_ascii_case(b".git"))
+        && copy_path(input.guest, path, guest).is_some_and(|copy| {
+            // A name that is as free here as it is in the guest, or has the very same already.
+            let there = input.host.entry(&copy);
+            there.is_none_or(|entry| entry == guest)
+        })
+}
+
+/// Returns where a copy of the guest's `entry` lies or can lie; `None` where something else is.
+fn copy_path(guest: &Tree, path: &RelPath, entry: &Entry) -> Option<RelPath> {
+    let digest = match entry {
+        Entry::File { digest, .. } => *digest,
+        Entry::Symlink { target } => Digest::of(target),
+        Entry::Directory | Entry::Untracked(_) => return None,
+    };
+    let mut name = path.name().to_vec();
+    name.extend_from_slice(format!(".overruled-{:.8}", digest.to_string()).as_bytes());
+    let copy = RelPath::join(path.parent().as_ref(), &name).ok()?;
+    guest
+        .entry(&copy)
+        .is_none_or(|there| there == entry)
+        .then_some(copy)
 }
 
 /// Goes from the leaves up and keeps or restores the folders in which something survives.
@@ -304,7 +411,7 @@ fn block_beneath(rows: &mut [Row<'_>]) {
     }
 }
 
-fn plan(rows: Vec<Row<'_>>) -> Plan {
+fn plan(rows: Vec<Row<'_>>, guest: &Tree) -> Plan {
     let mut plan = Plan::default();
     for row in rows {
         let path = row.path.clone();
@@ -319,11 +426,23 @@ fn plan(rows: Vec<Row<'_>>) -> Plan {
             Act::Agree => plan.agreed.push((path, row.host.cloned())),
             Act::ToHost => plan.to_host.push(op(row.host, row.guest)),
             Act::ToGuest => plan.to_guest.push(op(row.guest, row.host)),
-            Act::Conflict => plan.conflicts.push(Conflict {
-                path,
-                host: row.host.cloned(),
-                guest: row.guest.cloned(),
-            }),
+            Act::Conflict => plan.conflicts.push(row.conflict()),
+            Act::Overrule => {
+                let own = row
+                    .guest
+                    .and_then(|own| Some((copy_path(guest, &path, own)?, own)));
+                // What is there already is the same.
+                if let Some((copy, own)) = own.filter(|(copy, _)| guest.entry(copy).is_none()) {
+                    let (path, new) = (copy, Some(own.clone()));
+                    plan.copies.push(Op {
+                        path,
+                        old: None,
+                        new,
+                    });
+                }
+                plan.to_guest.push(op(row.guest, row.host));
+                plan.overruled.push(row.conflict());
+            }
             Act::Held(reason) => plan.held.push(Held {
                 path,
                 guest: row.guest.cloned(),
@@ -335,7 +454,7 @@ fn plan(rows: Vec<Row<'_>>) -> Plan {
 }
 
 /// Walks three trees at once, in path order.
-fn join<'a>(
+pub(crate) fn join<'a>(
     walks: [impl Iterator<Item = (&'a RelPath, &'a Entry)>; 3],
 ) -> impl Iterator<Item = Joined<'a>> {
     let mut walks = walks.map(Iterator::peekable);
@@ -353,4 +472,4 @@ fn join<'a>(
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

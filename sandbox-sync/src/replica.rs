@@ -20,7 +20,7 @@ use crate::reconcile::Op;
 use crate::root::{Facts, Root};
 use crate::rules::Rules;
 use crate::scan::{Bounds, Place, Scanner, open_file};
-use crate::stage::{Owner, StagedFile, Staging, flush};
+use crate::stage::{Modified, Owner, StagedFile, Staging, flush};
 use crate::tree::{Digest, Entry, Tree};
 use crate::watch::{Dirt, Watch};
 
@@ -153,6 +153,39 @@ impl Batch {
             index: None,
         };
         self.needed.iter().map(wanted).collect()
+    }
+
+    /// Returns the path of an operation.
+    pub(crate) fn path(&self, item: u32) -> Option<&RelPath> {
+        self.ops.get(item as usize).map(|op| &op.path)
+    }
+
+    /// Fills in contents that are at hand elsewhere, which need not be sent then.
+    pub(crate) fn provide(
+        &mut self,
+        item: u32,
+        source: &mut impl Read,
+        modified: Option<Modified>,
+    ) -> io::Result<()> {
+        let Some(mut file) = self.start(item as usize)? else {
+            return Ok(());
+        };
+        file.copy(source)?;
+        let (name, file) = file.finish(modified)?;
+        self.keep(file)?;
+        drop(self.staged.insert(item as usize, Ok(name)));
+        self.needed.retain(|(needed, _)| *needed != item);
+        self.marks.retain(|(marked, _)| *marked != item);
+        drop(self.olds.remove(&item));
+        Ok(())
+    }
+
+    /// Returns the first path whose contents did not arrive, and why.
+    pub(crate) fn missing(&self) -> Option<(&RelPath, &str)> {
+        self.staged.iter().find_map(|(index, staged)| {
+            let reason = staged.as_ref().err()?;
+            Some((&self.ops[*index].path, &reason[..]))
+        })
     }
 
     pub(crate) fn olds(&self) -> &Olds {

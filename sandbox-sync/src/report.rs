@@ -56,6 +56,8 @@ pub struct Held {
 pub enum HeldReason {
     /// The held list names it: the host would run it without being asked.
     RunsOnHost,
+    /// The workspace is one for review: it waits to be applied or discarded.
+    Review,
     /// The workspace is read-only.
     ReadOnly,
 }
@@ -94,6 +96,8 @@ pub struct Report {
     pub to_guest: Vec<Change>,
     /// Paths that both sides changed.
     pub conflicts: Vec<Conflict>,
+    /// Conflicts that the host's version won, see [`Mode::TwoWayHostWins`](crate::Mode::TwoWayHostWins).
+    pub overruled: Vec<Conflict>,
     /// Changes in the guest that wait for review or never come back.
     pub held: Vec<Held>,
     /// Paths that could not be brought into agreement this time; the next cycle tries again.
@@ -114,6 +118,20 @@ impl Report {
     pub fn is_quiet(&self) -> bool {
         self.to_host.is_empty() && self.to_guest.is_empty()
     }
+}
+
+/// How a session stands: what its last cycle found.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct Standing {
+    /// What the last cycle that was not halted did and left alone.
+    pub last: std::sync::Arc<Report>,
+    /// What the session waits for an answer to, see [`Session::resume`](crate::Session::resume).
+    pub halted: Option<Halt>,
+    /// Whether nothing is synchronized until the session is [unpaused](crate::Session::set_paused).
+    pub paused: bool,
+    /// Why the session is over, or its last cycle failed, in words.
+    pub failed: Option<String>,
 }
 
 /// What a session tells while it is open.

@@ -1,9 +1,11 @@
 //! Which way each path flows, as data.
 //!
-//! Five lists decide, in this order: what lies in our own staging, **ignore** (stays on its own side,
-//! nobody looks at it), **mask** (the same, because it looks like a secret; reported), **seed** (the host's
+//! Lists decide, in this order: what lies in our own staging, **ignore** (stays on its own side,
+//! nobody looks at it), **mask** (the same, because it looks like a secret; reported), **output** (the guest
+//! writes, the host receives, and nothing of the host's enters the guest), **seed** (the host's
 //! version enters the guest once, then each side keeps its own), **held** (the host's version flows to the
-//! guest; what the guest changes waits for review, because the host would run it without being asked).
+//! guest; what the guest changes waits for review, because the host would run it without being asked; in an
+//! output folder, too, though nothing flows there).
 //! Everything else flows both ways. Masks and held entries are compared without regard to ASCII case, so
 //! that `.GIT/config` is no way around on a host that folds case.
 //!
@@ -82,6 +84,37 @@ const HELD: &[&str] = &[
     ".mcp.json",
 ];
 
+/// Paths that decide how a project is built, tested or worked on: they flow, being what one edits.
+const BUILD_INPUT: &[&str] = &[
+    ".pre-commit-config.yaml",
+    ".cargo/config",
+    ".cargo/config.toml",
+    "build.rs",
+    "rust-toolchain",
+    "rust-toolchain.toml",
+    "package.json",
+    ".npmrc",
+    ".yarnrc.yml",
+    "Makefile",
+    "GNUmakefile",
+    "conftest.py",
+    "setup.py",
+    ".venv/bin",
+    "venv/bin",
+    "AGENTS.md",
+    "CLAUDE.md",
+    "GEMINI.md",
+    ".cursorrules",
+    ".cursor/rules",
+    ".github/copilot-instructions.md",
+    ".github/workflows",
+    ".gitlab-ci.yml",
+    ".circleci",
+    ".travis.yml",
+    "azure-pipelines.yml",
+    "Jenkinsfile",
+];
+
 /// What a running git owns on each side: two indexes describe two working copies (`S42`).
 const SEED: &[&str] = &[
     ".git/index",
@@ -103,10 +136,14 @@ pub struct Lists {
     pub mask: Vec<String>,
     /// Exceptions from `mask`.
     pub unmask: Vec<String>,
+    /// Comes out of the guest and never enters it: write-only for the guest, as a folder for results.
+    pub output: Vec<String>,
     /// Enters the guest once; then each side keeps its own.
     pub seed: Vec<String>,
     /// Flows to the guest; what the guest changes is not applied but reported.
     pub held: Vec<String>,
+    /// Flows both ways; what the guest changes is marked where it is reviewed.
+    pub build_input: Vec<String>,
 }
 
 impl Default for Lists {
@@ -118,8 +155,10 @@ impl Default for Lists {
             ignore: list(IGNORE),
             mask: list(MASK),
             unmask: list(UNMASK),
+            output: Vec::new(),
             seed: list(SEED),
             held: list(HELD),
+            build_input: list(BUILD_INPUT),
         }
     }
 }
@@ -139,10 +178,26 @@ impl Lists {
         self
     }
 
+    /// Tells whether every pattern can be read, before a session is opened with them.
+    ///
+    /// # Errors
+    ///
+    /// `Invalid`, with the first pattern that is none: empty, or with an empty name in it.
+    pub fn check(&self) -> Result<(), Error> {
+        Rules::new(self).map(drop)
+    }
+
     /// Lets paths through that a mask would keep back.
     #[must_use]
     pub fn with_unmask(mut self, pattern: impl Into<String>) -> Self {
         self.unmask.push(pattern.into());
+        self
+    }
+
+    /// Adds a pattern of paths that come out of the guest and never enter it.
+    #[must_use]
+    pub fn with_output(mut self, pattern: impl Into<String>) -> Self {
+        self.output.push(pattern.into());
         self
     }
 
@@ -160,6 +215,10 @@ pub(crate) enum Flow {
     Both,
     /// Host to guest; the guest's changes are reported.
     Held,
+    /// Guest to host.
+    Output,
+    /// Held, within an output folder: neither way.
+    OutputHeld,
     /// Host to guest where the guest has nothing and never had.
     Seed,
     Ignored,
@@ -172,8 +231,10 @@ pub(crate) struct Rules {
     ignore: Vec<Glob>,
     mask: Vec<Glob>,
     unmask: Vec<Glob>,
+    output: Vec<Glob>,
     seed: Vec<Glob>,
     held: Vec<Glob>,
+    build_input: Vec<Glob>,
     /// Folders that lead to a held path: as anything but a folder they would lead elsewhere.
     held_unless_directory: Vec<Glob>,
 }
@@ -185,7 +246,9 @@ impl Rules {
             ignore: parse(&lists.ignore, false)?,
             mask: parse(&lists.mask, true)?,
             unmask: parse(&lists.unmask, true)?,
+            output: parse(&lists.output, false)?,
             seed: parse(&lists.seed, true)?,
+            build_input: parse(&lists.build_input, true)?,
             held_unless_directory: held.iter().flat_map(Glob::leading).collect(),
             held,
         })
@@ -196,10 +259,16 @@ impl Rules {
         let names: Vec<&[u8]> = path.components().collect();
         let any = |globs: &[Glob]| globs.iter().any(|glob| glob.matches(&names));
         match folder {
-            Flow::Ignored | Flow::Masked | Flow::Seed => folder,
+            Flow::Ignored | Flow::Masked | Flow::Seed | Flow::OutputHeld => folder,
             _ if path.name().starts_with(STAGING_PREFIX.as_bytes()) => Flow::Ignored,
             _ if any(&self.ignore) => Flow::Ignored,
             _ if any(&self.mask) && !any(&self.unmask) => Flow::Masked,
+            Flow::Both | Flow::Output if folder == Flow::Output || any(&self.output) => {
+                match any(&self.held) {
+                    true => Flow::OutputHeld,
+                    false => Flow::Output,
+                }
+            }
             _ if any(&self.seed) => Flow::Seed,
             Flow::Both if any(&self.held) => Flow::Held,
             folder => folder,
@@ -213,6 +282,17 @@ impl Rules {
         let names: Vec<&[u8]> = path.components().collect();
         let leads = |glob: &Glob| (is_link || !glob.ends_in_any()) && glob.matches(&names);
         !entry.is_directory() && self.held_unless_directory.iter().any(leads)
+    }
+
+    /// Tells whether `path` decides how the project is built, tested or worked on.
+    pub(crate) fn is_build_input(&self, path: &RelPath) -> bool {
+        let names: Vec<&[u8]> = path.components().collect();
+        let covers = |end| {
+            self.build_input
+                .iter()
+                .any(|glob| glob.matches(&names[..end]))
+        };
+        (1..=names.len()).any(covers)
     }
 
     /// Starts classifying paths in tree order.
@@ -349,6 +429,26 @@ mod tests {
         assert_eq!(flow(".git/index.lock"), Flow::Ignored);
         assert_eq!(flow(".git/refs/heads/main.lock"), Flow::Ignored);
         assert_eq!(flow("Cargo.lock"), Flow::Both);
+    }
+
+    #[test]
+    fn an_output_folder_is_one_way_but_for_what_runs_or_is_secret() {
+        let lists = Lists::default().with_output("/out");
+        let rules = Rules::new(&lists).unwrap();
+        for (path, flow) in [
+            ("out", Flow::Output),
+            ("out/a/b", Flow::Output),
+            ("out/.git/index", Flow::Output),
+            ("out/.git/hooks/pre-commit", Flow::OutputHeld),
+            ("out/.env", Flow::Masked),
+            ("a/out", Flow::Both),
+        ] {
+            assert_eq!(
+                rules.walk().flow(&RelPath::new(path).unwrap()),
+                flow,
+                "{path}"
+            );
+        }
     }
 
     #[test]

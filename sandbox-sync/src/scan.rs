@@ -246,7 +246,7 @@ impl Walk<'_> {
         match flow {
             Flow::Ignored => return Ok(Some(Entry::Untracked(Reason::Ignored))),
             Flow::Masked => return Ok(Some(Entry::Untracked(Reason::Masked))),
-            Flow::Both | Flow::Held | Flow::Seed => {}
+            _ => {}
         }
         let facts = match Facts::at(folder, path.name()) {
             Ok(Some(facts)) => facts,

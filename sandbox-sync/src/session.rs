@@ -5,6 +5,7 @@
 //! dropping one of their futures never interrupts a cycle.
 
 use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use sandbox_base::{BoxStream, ErrorKind};
 use tokio::sync::{broadcast, mpsc, oneshot};
@@ -12,11 +13,21 @@ use tokio::task::JoinHandle;
 
 use crate::error::Error;
 use crate::options::Options;
-use crate::report::{Event, Report};
+use crate::report::{Event, Report, Standing};
+use crate::review::{Changes, Outcome};
 use crate::safety::Resolution;
 
 /// How many events a slow subscriber may lag behind before it misses some.
 const EVENTS: usize = 256;
+
+/// What a handle asks of the task about what waits.
+#[derive(Debug)]
+pub(crate) enum ReviewOrder {
+    Changes(oneshot::Sender<Result<Changes, Error>>),
+    Apply(Changes, oneshot::Sender<Result<Outcome, Error>>),
+    Discard(Changes, oneshot::Sender<Result<Outcome, Error>>),
+    Undo(oneshot::Sender<Result<Outcome, Error>>),
+}
 
 /// What a handle asks of the task.
 #[derive(Debug)]
@@ -24,6 +35,8 @@ pub(crate) enum Order {
     Flush(oneshot::Sender<Result<Report, Error>>),
     Resume(Resolution, oneshot::Sender<Result<Report, Error>>),
     Stop(oneshot::Sender<Result<Report, Error>>),
+    Pause(bool, oneshot::Sender<Result<(), Error>>),
+    Review(ReviewOrder),
 }
 
 /// An open workspace. Dropping it ends the session after the cycle that is running, if any;
@@ -32,6 +45,7 @@ pub(crate) enum Order {
 pub struct Session {
     orders: mpsc::Sender<Order>,
     events: broadcast::Sender<Event>,
+    standing: Arc<Mutex<Standing>>,
     initial: Report,
     task: JoinHandle<()>,
 }
@@ -52,14 +66,21 @@ impl Session {
     pub async fn start(root: &Path, stream: BoxStream, options: Options) -> Result<Self, Error> {
         let (orders, queue) = mpsc::channel(8);
         let (events, _) = broadcast::channel(EVENTS);
+        let standing = Arc::new(Mutex::new(Standing::default()));
         #[cfg(unix)]
-        let (initial, task) =
-            crate::driver::start(root, stream, options, (queue, events.clone())).await?;
+        let (initial, task) = crate::driver::start(
+            root,
+            stream,
+            options,
+            (queue, events.clone(), standing.clone()),
+        )
+        .await?;
         #[cfg(not(unix))]
         let (initial, task) = unsupported(root, stream, options, queue)?;
         Ok(Self {
             orders,
             events,
+            standing,
             initial,
             task,
         })
@@ -69,6 +90,23 @@ impl Session {
     #[must_use]
     pub fn initial(&self) -> &Report {
         &self.initial
+    }
+
+    /// Returns how the session stands, without asking anything.
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        let standing = self.standing.lock();
+        standing.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Stops synchronizing until it is told to go on; a cycle that runs is not interrupted. Meanwhile
+    /// [`Session::flush`] is refused, also the last one of [`Session::stop`]; a review is not.
+    ///
+    /// # Errors
+    ///
+    /// `Disconnected` when the session is over.
+    pub async fn set_paused(&self, paused: bool) -> Result<(), Error> {
+        self.ask(|answer| Order::Pause(paused, answer)).await
     }
 
     /// Runs a full cycle now: what was changed on either side before the call is on the other side
@@ -94,6 +132,71 @@ impl Session {
     /// As [`Session::flush`].
     pub async fn resume(&self, resolution: Resolution) -> Result<Report, Error> {
         self.order(|answer| Order::Resume(resolution, answer)).await
+    }
+
+    /// Runs a full cycle and lists what the guest did that the host has not taken over: everything in the
+    /// mode [`Review`](crate::Mode::Review), in the others what is held and where both sides changed a path.
+    ///
+    /// Dropping the future does not interrupt it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Session::flush`].
+    pub async fn changes(&self) -> Result<Changes, Error> {
+        let order = |answer| Order::Review(ReviewOrder::Changes(answer));
+        self.ask(order).await
+    }
+
+    /// Makes the host's folder what was chosen, as one transaction: all of it or, with the reasons in the
+    /// [`Outcome`], nothing. What is written is what was shown: a path that has changed since, on either
+    /// side, is a reason. [`Session::undo`] takes it back.
+    ///
+    /// A process that dies meanwhile leaves it to the next session to take back what it has done. Dropping
+    /// the future does not interrupt it.
+    ///
+    /// # Errors
+    ///
+    /// `Invalid` without [`Options::with_undo`]; `Unsupported` for a read-only workspace, and for single
+    /// hunks of what flows by itself; `Conflict` for a safety stop; and what the host's file system or the
+    /// guest answer.
+    pub async fn apply(&self, chosen: &Changes) -> Result<Outcome, Error> {
+        let chosen = chosen.clone();
+        let order = |answer| Order::Review(ReviewOrder::Apply(chosen, answer));
+        self.ask(order).await
+    }
+
+    /// Makes the guest's copy what the host has where it was chosen; what the guest did there is gone. A path
+    /// that has changed since it was shown is left alone and told.
+    ///
+    /// # Errors
+    ///
+    /// `Unsupported` for single hunks; else as [`Session::flush`].
+    pub async fn discard(&self, chosen: &Changes) -> Result<Outcome, Error> {
+        let chosen = chosen.clone();
+        let order = |answer| Order::Review(ReviewOrder::Discard(chosen, answer));
+        self.ask(order).await
+    }
+
+    /// Takes the last [`Session::apply`] back, also one of an earlier session: the host's folder is what it
+    /// was, and what had been applied waits again. Refused as a whole where the host has changed one of the
+    /// paths since; what changes at that very moment stays and is told.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` where there is none, or it was taken back already; else as [`Session::apply`].
+    pub async fn undo(&self) -> Result<Outcome, Error> {
+        let order = |answer| Order::Review(ReviewOrder::Undo(answer));
+        self.ask(order).await
+    }
+
+    async fn ask<T>(
+        &self,
+        order: impl FnOnce(oneshot::Sender<Result<T, Error>>) -> Order,
+    ) -> Result<T, Error> {
+        let (answer, answered) = oneshot::channel();
+        let gone = || Error::disconnected("ask the session");
+        self.orders.send(order(answer)).await.map_err(|_| gone())?;
+        answered.await.map_err(|_| gone())?
     }
 
     /// Returns a new stream of what happens from now on.

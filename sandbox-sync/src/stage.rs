@@ -305,8 +305,8 @@ impl StagedFile {
         Ok(())
     }
 
-    /// Appends everything from a file of our own.
-    pub(crate) fn copy(&mut self, source: &mut File) -> io::Result<()> {
+    /// Appends everything from a source of our own.
+    pub(crate) fn copy(&mut self, source: &mut impl Read) -> io::Result<()> {
         let mut buffer = vec![0; BUFFER];
         loop {
             match source.read(&mut buffer)? {

@@ -10,6 +10,7 @@ use tokio::sync::broadcast;
 use crate::error::Error;
 use crate::options::Options;
 use crate::report::{Event, Report};
+use crate::review::{Changes, Outcome};
 use crate::safety::Resolution;
 use crate::session::Session;
 
@@ -56,12 +57,47 @@ pub trait Workspace: Debug + Send + Sync + 'static {
     /// Returns a new stream of what happens from now on.
     fn events(&self) -> broadcast::Receiver<Event>;
 
+    /// Returns how what waits is looked at and decided, where the syncer can hold something back.
+    fn review(&self) -> Option<&dyn Review>;
+
     /// Runs a last cycle and ends the session, which is over afterwards even if that fails.
     ///
     /// # Errors
     ///
     /// As [`Session::flush`].
     async fn stop(self: Box<Self>) -> Result<Report, Error>;
+}
+
+/// What waits in the guest: see the [module](crate::review). Dropping a future does not interrupt the work.
+#[async_trait]
+pub trait Review: Debug + Send + Sync + 'static {
+    /// Lists what waits, see [`Session::changes`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Session::changes`].
+    async fn changes(&self) -> Result<Changes, Error>;
+
+    /// Makes the host's folder what was chosen, see [`Session::apply`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Session::apply`].
+    async fn apply(&self, chosen: &Changes) -> Result<Outcome, Error>;
+
+    /// Makes the guest's copy what the host has, see [`Session::discard`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Session::discard`].
+    async fn discard(&self, chosen: &Changes) -> Result<Outcome, Error>;
+
+    /// Takes the last apply back, see [`Session::undo`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Session::undo`].
+    async fn undo(&self) -> Result<Outcome, Error>;
 }
 
 /// The two-way synchronizer of this crate.
@@ -107,7 +143,30 @@ impl Workspace for Session {
         Self::events(self)
     }
 
+    fn review(&self) -> Option<&dyn Review> {
+        Some(self)
+    }
+
     async fn stop(self: Box<Self>) -> Result<Report, Error> {
         Self::stop(*self).await
+    }
+}
+
+#[async_trait]
+impl Review for Session {
+    async fn changes(&self) -> Result<Changes, Error> {
+        Self::changes(self).await
+    }
+
+    async fn apply(&self, chosen: &Changes) -> Result<Outcome, Error> {
+        Self::apply(self, chosen).await
+    }
+
+    async fn discard(&self, chosen: &Changes) -> Result<Outcome, Error> {
+        Self::discard(self, chosen).await
+    }
+
+    async fn undo(&self) -> Result<Outcome, Error> {
+        Self::undo(self).await
     }
 }

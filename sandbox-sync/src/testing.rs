@@ -14,7 +14,7 @@ use crate::error::Error;
 use crate::options::Options;
 use crate::report::{Event, Report};
 use crate::safety::Resolution;
-use crate::syncer::{Syncer, Workspace};
+use crate::syncer::{Review, Syncer, Workspace};
 
 /// What a [`FakeSyncer`] was asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,6 +104,10 @@ impl Workspace for FakeWorkspace {
 
     fn events(&self) -> broadcast::Receiver<Event> {
         self.events.subscribe()
+    }
+
+    fn review(&self) -> Option<&dyn Review> {
+        None
     }
 
     async fn stop(self: Box<Self>) -> Result<Report, Error> {

@@ -9,7 +9,7 @@ use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::path::RelPath;
 
@@ -17,8 +17,29 @@ use crate::path::RelPath;
 pub const MAX_TARGET: usize = 1024;
 
 /// The BLAKE3 digest of a file's bytes.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Digest([u8; 32]);
+
+/// As its bytes, or in hexadecimal where people read it.
+impl Serialize for Digest {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match serializer.is_human_readable() {
+            true => serializer.collect_str(self),
+            false => self.0.serialize(serializer),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Digest {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        if !deserializer.is_human_readable() {
+            return <[u8; 32]>::deserialize(deserializer).map(Self);
+        }
+        let text = String::deserialize(deserializer)?;
+        let hash = blake3::Hash::from_hex(text).map_err(de::Error::custom)?;
+        Ok(Self(hash.into()))
+    }
+}
 
 impl Digest {
     /// Returns the digest of bytes in memory.
@@ -184,6 +205,14 @@ impl Tree {
             let path = path.clone();
             self.0.remove(&path);
         }
+    }
+
+    /// Returns the paths strictly beneath `folder`.
+    pub(crate) fn beneath<'a>(&'a self, folder: &'a RelPath) -> impl Iterator<Item = &'a RelPath> {
+        let paths = self.0.range(folder..).map(|(path, _)| path);
+        paths
+            .skip_while(move |path| *path == folder)
+            .take_while(move |path| path.is_beneath(folder))
     }
 
     /// Returns what is at `path`, with the path as it is kept here.

@@ -10,6 +10,7 @@ mod kept;
 mod networks;
 mod offline;
 mod once;
+mod review;
 mod support;
 #[cfg(unix)]
 mod sync;

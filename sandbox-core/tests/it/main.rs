@@ -10,6 +10,7 @@ mod commands;
 mod detached;
 mod network;
 mod place;
+mod review;
 mod rounds;
 mod secrets;
 mod walls;

@@ -8,7 +8,7 @@ use crate::tree::{Digest, Reason};
 
 /// A tree from `path=contents` words; `path/` is a folder, `path@target` a link, `path!` untracked, and
 /// folders above are implied.
-fn tree(words: &str) -> Tree {
+pub(crate) fn tree(words: &str) -> Tree {
     let mut tree = Tree::default();
     for word in words.split_whitespace() {
         let (path, entry) = if let Some((path, text)) = word.split_once('=') {
@@ -75,6 +75,10 @@ fn run(input: Input<'_>) -> After {
             side.set(op.path.clone(), op.new.clone());
             base.set(op.path.clone(), op.new.clone());
         }
+    }
+    for op in &plan.copies {
+        assert_eq!(guest.entry(&op.path), None, "a copy on what is there");
+        guest.set(op.path.clone(), op.new.clone());
     }
     for (path, entry) in &plan.agreed {
         base.set(path.clone(), entry.clone());
@@ -339,6 +343,110 @@ fn nothing_comes_back_from_a_read_only_workspace() {
     );
 }
 
+/// The trees that come of one run in a mode, with `out` as an output folder.
+#[track_caller]
+fn in_mode(mode: Mode, [base, host, guest]: [&str; 3]) -> After {
+    let rules = Rules::new(&Lists::default().with_output("/out")).unwrap();
+    let (base, host, guest) = (tree(base), tree(host), tree(guest));
+    let (base, host, guest) = (&base, &host, &guest);
+    let rules = &rules;
+    run(Input {
+        base,
+        host,
+        guest,
+        rules,
+        mode,
+    })
+}
+
+#[test]
+fn in_review_the_guests_changes_wait_and_the_hosts_arrive() {
+    let after = in_mode(
+        Mode::Review,
+        ["a=0 b=0 c=0 d/x=0", "a=0 b=1 c=1 d/x=0", "a=2 b=0 c=2 n=2"],
+    );
+    assert_eq!(after.host, tree("a=0 b=1 c=1 d/x=0"));
+    assert_eq!(after.guest, tree("a=2 b=1 c=2 n=2"));
+    let held: Vec<_> = after
+        .plan
+        .held
+        .iter()
+        .map(|held| (held.path.to_string(), held.reason))
+        .collect();
+    let waits = |path: &str| (path.to_owned(), HeldReason::Review);
+    assert_eq!(held, [waits("a"), waits("d"), waits("d/x"), waits("n")]);
+    assert_eq!(after.plan.conflicts.len(), 1, "c, which both changed");
+    // What was deleted in the guest and changed on the host returns, as in every mode.
+    let after = in_mode(Mode::Review, ["d/x=0 d/y=0", "d/x=1 d/y=0", ""]);
+    assert_eq!(after.guest, tree("d/x=1"));
+}
+
+#[test]
+fn the_host_wins_and_the_guests_version_is_kept_beside_it() {
+    let copy = format!("a.overruled-{:.8}", Digest::of(b"2").to_string());
+    let after = in_mode(Mode::TwoWayHostWins, ["a=0", "a=1", "a=2"]);
+    assert_eq!(after.host, tree("a=1"));
+    assert_eq!(after.guest, tree(&format!("a=1 {copy}=2")));
+    assert_eq!(
+        (after.plan.conflicts.len(), after.plan.overruled.len()),
+        (0, 1)
+    );
+    // Already there, from an earlier time.
+    let there = format!("a=2 {copy}=2");
+    let after = in_mode(Mode::TwoWayHostWins, ["a=0", "a=1", &there]);
+    assert_eq!(after.guest, tree(&format!("a=1 {copy}=2")));
+    // Where the guest's version has no place to go, nothing is overruled.
+    for guest in [format!("a=2 {copy}=3"), format!("a=2 {copy}/x=3")] {
+        let after = in_mode(Mode::TwoWayHostWins, ["a=0", "a=1", &guest]);
+        assert_eq!(after.guest, tree(&guest));
+        assert_eq!(after.plan.conflicts.len(), 1);
+    }
+    for [base, host, guest] in [
+        [".git/refs/m=0", ".git/refs/m=1", ".git/refs/m=2"],
+        ["x=0", "x/a=1", "x=2"],
+    ] {
+        let after = in_mode(Mode::TwoWayHostWins, [base, host, guest]);
+        assert_eq!((after.host, after.guest), (tree(host), tree(guest)));
+    }
+    // A change beats a deletion here, too.
+    let after = in_mode(Mode::TwoWayHostWins, ["a=0", "", "a=1"]);
+    assert_eq!(after.host, tree("a=1"));
+}
+
+#[test]
+fn an_output_folder_flows_out_and_never_in() {
+    for mode in [Mode::TwoWaySafe, Mode::TwoWayHostWins, Mode::ReadOnly] {
+        let host = "a=1 out/mine=1 out/both=1 out/old=0";
+        let after = in_mode(
+            mode,
+            [
+                "out/old=0 out/gone=0",
+                host,
+                "out/new=2 out/both=2 out/old=2",
+            ],
+        );
+        assert_eq!(
+            after.host,
+            tree("a=1 out/mine=1 out/both=1 out/old=2 out/new=2"),
+            "{mode}"
+        );
+        assert_eq!(
+            after.guest,
+            tree("a=1 out/new=2 out/both=2 out/old=2"),
+            "{mode}"
+        );
+        let listed: Vec<_> = after.plan.conflicts.iter().map(|c| &c.path).collect();
+        assert_eq!(listed, [&RelPath::new("out/both").unwrap()], "{mode}");
+    }
+    // What the host cleared away stays away until the guest writes it anew.
+    let after = in_mode(Mode::TwoWaySafe, ["out/a=0", "", "out/a=0"]);
+    assert_eq!((after.host, after.guest), (tree(""), tree("out/a=0")));
+    let after = in_mode(Mode::TwoWaySafe, ["out/a=0", "", "out/a=1"]);
+    assert_eq!(after.host, tree("out/a=1"));
+    let after = in_mode(Mode::Review, ["", "", "out/a=1"]);
+    assert_eq!(after.host, tree(""), "in review nothing comes by itself");
+}
+
 #[test]
 fn i6_a_folder_that_stays_for_what_it_holds_is_looked_at_whole() {
     let [base, host, guest] = ["c/ c/b/", "", "c/ c/a! c/b/"].map(tree);
@@ -363,7 +471,7 @@ fn i6_a_folder_that_stays_for_what_it_holds_is_looked_at_whole() {
 }
 
 /// Trees of up to three levels over few names and few contents, so that the sides meet.
-fn any_tree() -> impl Strategy<Value = Tree> {
+pub(crate) fn any_tree() -> impl Strategy<Value = Tree> {
     let leaf = prop_oneof![
         6 => (0..3u8).prop_map(|text| Some(file(&text.to_string()))),
         1 => Just(Some(Entry::Symlink { target: b"a"[..].into() })),
@@ -409,13 +517,22 @@ impl Node {
 }
 
 /// What was agreed holds no untracked entries.
-fn any_base() -> impl Strategy<Value = Tree> {
+pub(crate) fn any_base() -> impl Strategy<Value = Tree> {
     any_tree().prop_map(|tree| {
         let tracked = tree.iter().filter(|(_, entry)| !entry.is_untracked());
         tracked
             .map(|(path, entry)| (path.clone(), entry.clone()))
             .collect()
     })
+}
+
+fn any_mode() -> impl Strategy<Value = Mode> {
+    prop_oneof![
+        Just(Mode::TwoWaySafe),
+        Just(Mode::TwoWayHostWins),
+        Just(Mode::Review),
+        Just(Mode::ReadOnly),
+    ]
 }
 
 /// Returns `tree` with what another one has at a path and beneath it, where that makes a tree.
@@ -518,15 +635,49 @@ proptest! {
     }
 
     #[test]
+    fn each_mode_keeps_its_promise(base in any_base(), host in any_tree(), guest in any_tree(), mode in any_mode()) {
+        let rules = Rules::new(&Lists { output: vec!["/a/b".into()], ..Lists::default() }).unwrap();
+        let after = run(Input { base: &base, host: &host, guest: &guest, rules: &rules, mode });
+        prop_assert_eq!(after.host.check(), Ok(()), "a tree again");
+        prop_assert_eq!(after.guest.check(), Ok(()), "a tree again");
+        let output = RelPath::new("a/b").unwrap();
+        let is_output = |path: &RelPath| *path == output || path.is_beneath(&output);
+        for op in &after.plan.to_host {
+            let leads = output.is_beneath(&op.path) && op.new.as_ref().is_none_or(Entry::is_directory);
+            prop_assert!(mode.is_two_way() || mode == Mode::ReadOnly && (is_output(&op.path) || leads),
+                "{} came to the host in {}", op.path, mode);
+        }
+        for op in &after.plan.to_guest {
+            prop_assert!(!is_output(&op.path), "{} entered the guest", op.path);
+        }
+        // I4: it comes to rest, after one more run that takes the copies to the host.
+        let again = run(Input { base: &after.base, host: &after.host, guest: &after.guest, rules: &rules, mode });
+        prop_assert!(mode == Mode::TwoWayHostWins || again.plan.to_host.is_empty());
+        let rest = run(Input { base: &again.base, host: &again.host, guest: &again.guest, rules: &rules, mode });
+        prop_assert!(rest.plan.to_host.is_empty() && rest.plan.to_guest.is_empty(), "{:?}", rest.plan);
+        // I1, in every mode: what changed survives on one of the sides, at its path or at the copy's.
+        for (path, entry) in host.iter().chain(guest.iter()) {
+            if !entry.is_directory() && base.entry(path) != Some(entry) {
+                let copy = copy_path(&rest.guest, path, entry);
+                let kept = [&rest.host, &rest.guest].iter().any(|side| {
+                    side.entry(path) == Some(entry)
+                        || copy.as_ref().is_some_and(|copy| side.entry(copy) == Some(entry))
+                });
+                prop_assert!(kept, "{:?} at {} is lost in {}", entry, path, mode);
+            }
+        }
+    }
+
+    #[test]
     fn i6_a_plan_for_what_changed_is_the_plan_for_everything(
         (base, host, guest) in (any_base(), any_tree(), any_tree()),
         (host_new, guest_new) in (any_tree(), any_tree()),
         at in prop::collection::vec("[abc](/[abc]){0,2}", 0..3),
         failing in prop::option::of("[abc](/[abc]){0,2}"),
+        mode in prop_oneof![Just(Mode::TwoWaySafe), Just(Mode::Review), Just(Mode::ReadOnly)],
     ) {
         let lists = Lists { held: vec!["a/b".into(), "c".into()], ..Lists::default() };
         let rules = Rules::new(&lists).unwrap();
-        let mode = Mode::TwoWaySafe;
         let failing = failing.map(|path| RelPath::new(path).unwrap());
         let first = Input { base: &base, host: &host, guest: &guest, rules: &rules, mode };
         let (after, mut changed) = carry_out(first, failing.as_ref());

@@ -8,6 +8,8 @@ mod delta;
 mod full;
 mod git;
 mod model;
+mod modes;
 mod pair;
+mod review;
 mod safety;
 mod two_way;

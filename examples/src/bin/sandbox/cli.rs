@@ -48,6 +48,16 @@ Examples:
   sandbox network log lab --follow --blocked
   sandbox network check lab https://www.example.com/";
 
+const REVIEW_EXAMPLES: &str = "\
+Examples:
+  sandbox run --mode review shell .       whatever is done inside waits
+  sandbox diff --stat shell-app           what is it?
+  sandbox diff shell-app src
+  sandbox apply shell-app 'src/**'        take that
+  sandbox apply --hunk README.md:1,3 shell-app
+  sandbox apply --undo shell-app          take it back
+  sandbox discard shell-app .             the rest is not wanted";
+
 const CP_EXAMPLES: &str = "\
 Examples:
   sandbox cp notes.txt lab:/tmp/
@@ -84,6 +94,17 @@ pub(crate) enum Verb {
     /// Look at and set what a sandbox may reach
     #[command(subcommand, after_help = NETWORK_EXAMPLES)]
     Network(Network),
+    /// Show what was done in a sandbox's workspaces that waits for review
+    #[command(after_help = REVIEW_EXAMPLES)]
+    Diff(Diff),
+    /// Write what waits for review to the workspaces, all of it or nothing
+    #[command(after_help = REVIEW_EXAMPLES)]
+    Apply(Apply),
+    /// Undo inside what waits for review: the sandbox goes back to what this side has
+    Discard(Discard),
+    /// Look at and steer the synchronization of workspaces
+    #[command(subcommand)]
+    Sync(Sync),
     /// Say what this machine can do and what it lacks
     Doctor(Doctor),
     /// Obtain now what the first run would obtain: guest kernel and default image
@@ -93,6 +114,111 @@ pub(crate) enum Verb {
         /// Which shell
         shell: clap_complete::Shell,
     },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Diff {
+    /// One line for each change
+    #[arg(long, conflicts_with = "json")]
+    pub(crate) stat: bool,
+    /// As JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// The sandbox
+    pub(crate) name: String,
+    /// Only these: paths with what is beneath them, or patterns as `*.rs` and `src/**`
+    #[arg(value_name = "PATH")]
+    pub(crate) paths: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Apply {
+    /// Also what would run here without being asked, and over what was changed here
+    #[arg(short, long)]
+    pub(crate) force: bool,
+    /// Only some hunks of a file, counted from 1 as `diff` shows them
+    #[arg(long = "hunk", value_name = "PATH:N[,N]", value_parser = hunks, conflicts_with = "paths")]
+    pub(crate) hunks: Vec<Hunks>,
+    /// Take the last apply back instead
+    #[arg(long, conflicts_with_all = ["force", "hunks", "paths"])]
+    pub(crate) undo: bool,
+    /// The sandbox
+    pub(crate) name: String,
+    /// Only these: paths with what is beneath them, or patterns as `*.rs` and `src/**`
+    #[arg(value_name = "GLOB")]
+    pub(crate) paths: Vec<String>,
+}
+
+/// Some hunks of one file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Hunks {
+    pub(crate) path: String,
+    /// From 1.
+    pub(crate) numbers: Vec<usize>,
+}
+
+fn hunks(text: &str) -> Result<Hunks, String> {
+    let wrong = || "PATH:N or PATH:N,N is needed, with numbers from 1".to_owned();
+    let (path, numbers) = text.rsplit_once(':').ok_or_else(wrong)?;
+    let numbers: Result<Vec<usize>, _> = numbers.split(',').map(str::parse).collect();
+    let numbers = numbers.map_err(|_| wrong())?;
+    match numbers.contains(&0) {
+        true => Err(wrong()),
+        false => Ok(Hunks {
+            path: path.to_owned(),
+            numbers,
+        }),
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Discard {
+    /// The sandbox
+    pub(crate) name: String,
+    /// These: paths with what is beneath them, or patterns as `*.rs` and `src/**`; `.` for everything
+    #[arg(value_name = "GLOB", required = true)]
+    pub(crate) paths: Vec<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Sync {
+    /// Say how each workspace stands
+    Status(SyncStatus),
+    /// Bring both sides into agreement now
+    Flush(Named),
+    /// List what both sides changed, and what stopped; exit status 1 if there is any
+    Conflicts(Named),
+    /// Go on after a pause or a stop
+    Resume(Resume),
+    /// Stop synchronizing until `resume`
+    Pause(Named),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SyncStatus {
+    /// As JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// The sandbox
+    pub(crate) name: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Named {
+    /// The sandbox
+    pub(crate) name: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Resume {
+    /// What was deleted on one side was meant: delete it on the other
+    #[arg(long, conflicts_with = "restore")]
+    pub(crate) propagate: bool,
+    /// It was not: bring it back
+    #[arg(long)]
+    pub(crate) restore: bool,
+    /// The sandbox
+    pub(crate) name: String,
 }
 
 /// What is run where no command is given.
@@ -137,10 +263,12 @@ pub(crate) struct Creation {
     /// What to run
     #[arg(value_enum)]
     pub(crate) agent: Agent,
-    /// Folders that appear at the same paths inside, `:ro` for one whose changes stay inside; the
-    /// current folder without
-    #[arg(value_name = "WORKSPACE[:ro]", value_hint = ValueHint::DirPath)]
+    /// Folders that appear at the same paths inside, with `:MODE` for one that has another mode than
+    /// --mode says, `:ro` for short; the current folder without
+    #[arg(value_name = "WORKSPACE[:MODE]", value_hint = ValueHint::DirPath)]
     pub(crate) workspaces: Vec<String>,
+    #[command(flatten)]
+    pub(crate) syncing: Syncing,
     /// Bring no folder in, not even the current one
     #[arg(long, conflicts_with = "workspaces")]
     pub(crate) no_workspace: bool,
@@ -173,6 +301,56 @@ pub(crate) struct Creation {
     /// End after this long, as in 90s or 10m: the command of `run`, the machine of `create`
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub(crate) timeout: Option<Duration>,
+}
+
+/// How workspaces are synchronized.
+#[derive(Debug, Args)]
+pub(crate) struct Syncing {
+    /// Which way changes flow [default: two-way-safe]
+    #[arg(long, value_enum, value_name = "MODE")]
+    pub(crate) mode: Option<Mode>,
+    /// Keep paths out of the sandbox, by a pattern as `*.secret` or `/config/local.toml`; what looks like
+    /// a secret is kept out anyway
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) mask: Vec<String>,
+    /// Leave paths alone on either side, as `node_modules`
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) ignore: Vec<String>,
+    /// Let paths come out, from a read-only workspace too, and nothing in, as `/dist`
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) output: Vec<String>,
+}
+
+impl Syncing {
+    /// Tells whether it says anything.
+    pub(crate) fn is_given(&self) -> bool {
+        let patterns = [&self.mask, &self.ignore, &self.output];
+        self.mode.is_some() || patterns.iter().any(|patterns| !patterns.is_empty())
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Mode {
+    /// Both ways; what both sides changed is a conflict, and each keeps its own
+    TwoWaySafe,
+    /// Both ways; where both sides changed a file this side's wins, and the other is kept beside it
+    TwoWayHostWins,
+    /// In; what is changed inside waits for `sandbox diff` and `sandbox apply`
+    Review,
+    /// In; nothing comes back
+    #[value(alias = "ro")]
+    ReadOnly,
+}
+
+impl From<Mode> for sandbox_core::sync::Mode {
+    fn from(mode: Mode) -> Self {
+        match mode {
+            Mode::TwoWaySafe => Self::TwoWaySafe,
+            Mode::TwoWayHostWins => Self::TwoWayHostWins,
+            Mode::Review => Self::Review,
+            Mode::ReadOnly => Self::ReadOnly,
+        }
+    }
 }
 
 /// The proxy that this host goes through.

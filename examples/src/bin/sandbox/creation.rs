@@ -9,10 +9,12 @@ use sandbox_core::net::{
 };
 use sandbox_core::{
     Description, Dirs, Image, Limits, PolicySource, Sandbox, SandboxBuilder, UpstreamProxy,
-    Workspace,
+    Workspace, sync,
 };
 
-use crate::cli::{Creation, Granted, Rules, Upstream};
+use clap::ValueEnum;
+
+use crate::cli::{Creation, Granted, Mode, Rules, Upstream};
 use crate::failure::Failure;
 
 /// The file that makes a folder an OCI layout.
@@ -97,6 +99,12 @@ impl Plan {
         Ok(builder)
     }
 
+    /// Tells whether something that is done inside may have to be reviewed afterwards.
+    pub(crate) fn waits_for_review(&self) -> bool {
+        let review = |workspace: &Workspace| workspace.mode == sync::Mode::Review;
+        self.workspaces.iter().any(review)
+    }
+
     /// Sets the run time of the machine.
     pub(crate) fn set_run_time(&mut self, time: Option<std::time::Duration>) {
         self.limits.run_time = time;
@@ -110,7 +118,8 @@ impl Plan {
         there: &Description,
     ) -> Result<(), Failure> {
         let mut differing = Vec::new();
-        let asks_for_folders = !creation.workspaces.is_empty() || creation.no_workspace;
+        let asks_for_folders =
+            !creation.workspaces.is_empty() || creation.no_workspace || creation.syncing.is_given();
         if (asks_for_folders || !self.named) && self.workspaces != there.workspaces {
             differing.push("workspaces");
         }
@@ -263,28 +272,40 @@ fn rules_of(path: &Path) -> Result<RuleSet, Failure> {
 }
 
 fn workspaces(creation: &Creation) -> Result<Vec<Workspace>, Failure> {
-    if creation.no_workspace {
-        return Ok(Vec::new());
-    }
-    if creation.workspaces.is_empty() {
-        return Ok(vec![current_folder()?]);
-    }
-    creation
-        .workspaces
-        .iter()
-        .map(|text| workspace(text))
-        .collect()
+    let syncing = &creation.syncing;
+    let found: Result<Vec<Workspace>, Failure> = match &creation.workspaces[..] {
+        _ if creation.no_workspace => return Ok(Vec::new()),
+        [] => current_folder().map(|workspace| vec![with_mode(workspace, syncing.mode)]),
+        texts => texts
+            .iter()
+            .map(|text| workspace(text, syncing.mode))
+            .collect(),
+    };
+    let furnish = |mut workspace: Workspace| {
+        workspace.mask.extend_from_slice(&syncing.mask);
+        workspace.ignore.extend_from_slice(&syncing.ignore);
+        workspace.output.extend_from_slice(&syncing.output);
+        workspace
+    };
+    Ok(found?.into_iter().map(furnish).collect())
 }
 
-/// Reads `PATH` or `PATH:ro`; a folder whose own name ends that way is meant where there is one.
-fn workspace(text: &str) -> Result<Workspace, Failure> {
+/// Reads `PATH` or `PATH:MODE`; a folder whose own name ends that way is meant where there is one.
+fn workspace(text: &str, mode: Option<Mode>) -> Result<Workspace, Failure> {
     let resolve = |path: &str| {
         let found = Path::new(path).canonicalize();
         found.map_err(|error| Failure::new(format!("use the workspace {path}"), error))
     };
-    match text.strip_suffix(":ro") {
-        Some(path) if !Path::new(text).exists() => Ok(Workspace::read_only(resolve(path)?)),
-        _ => Ok(Workspace::sync(resolve(text)?)),
+    let named = text.rsplit_once(':').filter(|_| !Path::new(text).exists());
+    let named = named.and_then(|(path, mode)| Some((path, Mode::from_str(mode, false).ok()?)));
+    let (path, mode) = named.map_or((text, mode), |(path, mode)| (path, Some(mode)));
+    Ok(with_mode(Workspace::sync(resolve(path)?), mode))
+}
+
+fn with_mode(workspace: Workspace, mode: Option<Mode>) -> Workspace {
+    match mode {
+        Some(mode) => workspace.mode(mode.into()),
+        None => workspace,
     }
 }
 
@@ -357,6 +378,8 @@ fn name_of(agent: &str, workspaces: &[Workspace]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use sync::Mode as SyncMode;
+
     use super::*;
 
     #[test]
@@ -383,13 +406,22 @@ mod tests {
     }
 
     #[test]
-    fn read_only_is_an_ending_unless_a_folder_is_called_so() {
+    fn a_mode_is_an_ending_unless_a_folder_is_called_so() {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path().canonicalize().unwrap();
         let path = root.to_str().unwrap();
-        assert!(workspace(&format!("{path}:ro")).unwrap().read_only);
+        let mode = |text: &str, mode| Some(workspace(text, mode).ok()?.mode);
+        assert_eq!(mode(&format!("{path}:ro"), None), Some(SyncMode::ReadOnly));
+        let text = format!("{path}:review");
+        assert_eq!(mode(&text, Some(Mode::ReadOnly)), Some(SyncMode::Review));
+        assert_eq!(mode(path, Some(Mode::Review)), Some(SyncMode::Review));
+        assert_eq!(mode(path, None), Some(SyncMode::TwoWaySafe));
         std::fs::create_dir(root.join("odd:ro")).unwrap();
-        assert!(!workspace(&format!("{path}/odd:ro")).unwrap().read_only);
-        assert!(workspace(&format!("{path}/none")).is_err());
+        assert_eq!(
+            mode(&format!("{path}/odd:ro"), None),
+            Some(SyncMode::TwoWaySafe)
+        );
+        assert_eq!(mode(&format!("{path}/none"), None), None);
+        assert_eq!(mode(&format!("{path}:both"), None), None);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use sandbox_core::sync::Mode;
 use sandbox_core::{Acceleration, Description, Dirs, Lifetime, Sandbox, State};
 
 use crate::cli;
@@ -45,7 +46,11 @@ fn row(sandbox: &Description, now: u64) -> Row {
         .workspaces
         .iter()
         .map(|workspace| {
-            let mode = if workspace.read_only { ":ro" } else { "" };
+            let mode = match workspace.mode {
+                Mode::TwoWaySafe => String::new(),
+                Mode::ReadOnly => ":ro".to_owned(),
+                mode => format!(":{mode}"),
+            };
             one_line(&format!("{}{mode}", workspace.host.display()))
         })
         .collect();

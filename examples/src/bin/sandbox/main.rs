@@ -10,6 +10,7 @@
 //! | `run`, `exec` | the verbs that run a command |
 //! | `session` | one command joined to this process's streams |
 //! | `interrupt`, `terminal` | signals, raw mode, window size |
+//! | `review`, `sync` | what the guest did to workspaces |
 //! | `list`, `remove`, `copy`, `network`, `doctor`, `setup` | the other verbs |
 //! | `progress`, `output`, `failure` | what a person sees while waiting, at the end, and when it fails |
 //!
@@ -34,9 +35,11 @@ mod network;
 mod output;
 mod progress;
 mod remove;
+mod review;
 mod run;
 mod session;
 mod setup;
+mod sync;
 mod tail;
 mod terminal;
 
@@ -87,6 +90,10 @@ async fn dispatch(cli: Cli) -> Result<u8, Failure> {
         Verb::Rm(arguments) => remove::remove(&dirs, &arguments).await,
         Verb::Cp(arguments) => copy::copy(&dirs, &arguments).await,
         Verb::Network(verb) => network::network(&dirs, verb).await,
+        Verb::Diff(arguments) => review::diff(&dirs, &arguments).await,
+        Verb::Apply(arguments) => review::apply(&dirs, &arguments).await,
+        Verb::Discard(arguments) => review::discard(&dirs, &arguments).await,
+        Verb::Sync(verb) => sync::sync(&dirs, verb).await,
         Verb::Doctor(arguments) => doctor::doctor(&dirs, &arguments).await,
         Verb::Setup(arguments) => setup::setup(&dirs, &arguments).await,
         Verb::Completions { .. } => Ok(0),

@@ -51,6 +51,10 @@ pub(crate) async fn run(dirs: &Dirs, arguments: cli::Run) -> Result<u8, Failure>
         timeout: arguments.creation.timeout,
     };
     if arguments.rm {
+        if plan.waits_for_review() {
+            let why = "what waits for review would be removed before it is seen; leave out --rm";
+            return Err(Failure::new("use --rm in the mode review", why));
+        }
         return run_once(dirs, &plan, &task, &mut interrupts).await;
     }
     let sandbox = match Sandbox::connect_in(dirs.clone(), &plan.name).await {
@@ -229,6 +233,18 @@ async fn agree(sandbox: &Sandbox) -> Result<(), Failure> {
         for path in &report.held {
             failure::warn(&format!(
                 "{folder}/{path} stays inside, because it would run here without being asked"
+            ));
+        }
+        for path in &report.overruled {
+            failure::warn(&format!(
+                "{folder}/{path} was changed here and inside: this side's stays, the other is kept beside it"
+            ));
+        }
+        if !report.waiting.is_empty() {
+            let count = report.waiting.len();
+            failure::warn(&format!(
+                "{count} changed in {folder}: see `sandbox diff {0}`, then `sandbox apply {0}`",
+                sandbox.name()
             ));
         }
         for problem in &report.problems {
