@@ -5,7 +5,7 @@
 //! asks for the facts of every name, on all processors. All work on copies of the same tree and take turns in each
 //! round; after each first copy the file system is flushed (`sync -f`), which is part of the figure.
 //!
-//! usage: sync [--rounds N] [--files N,N,…] [--large] [--folder DIR] [--only TEXT]
+//! usage: folders [--rounds N] [--files N,N,…] [--large] [--folder DIR] [--only TEXT]
 //!
 //! `--large` adds a tree of 100,000 files; `--only` leaves out the contenders whose names do not contain the text.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "it is a program")]
@@ -86,7 +86,7 @@ impl Options {
                         .map(str::parse)
                         .collect::<std::result::Result<_, _>>()?;
                 }
-                _ => return Err("see the top of benches/src/bin/sync/main.rs".into()),
+                _ => return Err("see the top of benches/src/bin/folders/main.rs".into()),
             }
         }
         Ok(options)
