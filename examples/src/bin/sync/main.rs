@@ -67,6 +67,7 @@ mod unix {
     use tokio::io::{AsyncRead, AsyncWrite, join, stdin, stdout};
     use tokio::process::{Child, Command};
     use tokio::signal::unix::{Signal, SignalKind, signal};
+    use tokio::sync::broadcast::Receiver;
     use tokio::sync::broadcast::error::RecvError;
 
     use crate::Failure;
@@ -138,7 +139,7 @@ mod unix {
         let mut events = session.events();
         print(session.initial());
         if arguments.once {
-            return Ok(finish(session).await?.is_settled());
+            return finish(session, events).await;
         }
         tell("both sides are the same from now on; SIGINT ends it");
         let [interrupt, terminate] = signals;
@@ -157,13 +158,19 @@ mod unix {
                 },
             }
         }
-        Ok(finish(session).await?.is_settled())
+        finish(session, events).await
     }
 
-    async fn finish(session: Session) -> Result<Report, Failure> {
-        let report = session.stop().await?;
-        print(&report);
-        Ok(report)
+    /// Runs the last cycle and writes what was not written yet: its report, and that of a cycle that was under
+    /// way when the end was asked for.
+    async fn finish(session: Session, mut events: Receiver<Event>) -> Result<bool, Failure> {
+        let last = session.stop().await;
+        while let Ok(event) = events.recv().await {
+            if let Event::Synchronized(report) = event {
+                print(&report);
+            }
+        }
+        Ok(last?.is_settled())
     }
 
     /// Writes what a cycle did, as long as somebody reads it.
