@@ -16,7 +16,10 @@ mod rivals;
 mod splice;
 mod table;
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use sandbox_benches::Result;
 
@@ -28,6 +31,8 @@ use table::Table;
 /// As many as the aim says.
 const CLIENTS: usize = 32;
 const LARGE: u64 = 64 << 20;
+/// No contender's turn takes a tenth of it.
+const TURN: Duration = Duration::from_secs(120);
 
 struct Options {
     rounds: usize,
@@ -130,16 +135,33 @@ async fn turns(
 ) -> Result<()> {
     for round in 0..options.rounds {
         for (rival, program) in contenders {
-            let running = Running::start(*rival, program, origin).await?;
-            let client = Client::new(origin, (running.address, rival.way()))?;
-            over_tls(&client, table, (*rival, options.seconds)).await?;
-            if opened {
-                fresh_hosts(&client, table, *rival).await?;
-            } else if rival.way() == Way::Asking {
-                plain(&client, table, (*rival, options.seconds)).await?;
-            }
-            eprintln!("round {} of {}: {rival}", round + 1, options.rounds);
+            let turn = turn(options, (*rival, program, opened), (origin, table));
+            let result = tokio::time::timeout(TURN, turn).await;
+            let word = match result {
+                Ok(done) => done.map(|()| "")?,
+                // What it did before that counts.
+                Err(_) if rival.is_foreign() => ", which stalled",
+                Err(_) => return Err(format!("{rival} stalled").into()),
+            };
+            eprintln!("round {} of {}: {rival}{word}", round + 1, options.rounds);
         }
+    }
+    Ok(())
+}
+
+/// Starts a contender and measures it.
+async fn turn(
+    options: &Options,
+    (rival, program, opened): (Rival, &Path, bool),
+    (origin, table): (&Origin, &mut Table),
+) -> Result<()> {
+    let running = Running::start(rival, program, origin).await?;
+    let client = Client::new(origin, (running.address, rival.way()))?;
+    over_tls(&client, table, (rival, options.seconds)).await?;
+    if opened {
+        fresh_hosts(&client, table, rival).await?;
+    } else if rival.way() == Way::Asking {
+        plain(&client, table, (rival, options.seconds)).await?;
     }
     Ok(())
 }

@@ -44,6 +44,23 @@ impl Rival {
         }
     }
 
+    /// Returns whether somebody else wrote it.
+    pub(crate) fn is_foreign(self) -> bool {
+        match self {
+            Self::Direct
+            | Self::Splice
+            | Self::Ours
+            | Self::OursLogged
+            | Self::OursCaptured
+            | Self::OursInspecting => false,
+            Self::Squid
+            | Self::Mitmproxy
+            | Self::MitmproxyInspecting
+            | Self::Hudsucker
+            | Self::HudsuckerInspecting => true,
+        }
+    }
+
     /// Returns the same program, looking into TLS, if it can.
     pub(crate) fn inspecting(self) -> Option<Self> {
         match self {
