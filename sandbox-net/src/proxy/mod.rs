@@ -47,6 +47,7 @@ mod pump;
 mod raw;
 mod reply;
 mod request;
+mod rewound;
 mod slow;
 mod throttle;
 mod tunnel;

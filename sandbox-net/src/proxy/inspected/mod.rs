@@ -9,8 +9,7 @@ mod body;
 pub(super) mod swapping;
 
 use std::{
-    fmt,
-    io::{self, Cursor},
+    fmt, io,
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -18,10 +17,7 @@ use std::{
 
 use async_trait::async_trait;
 use sandbox_base::BoxStream;
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, Chain, Join, ReadHalf, WriteHalf},
-    time::timeout,
-};
+use tokio::{io::AsyncWriteExt, time::timeout};
 use tokio_rustls::{LazyConfigAcceptor, StartHandshake, server::TlsStream};
 
 pub(super) use self::body::Scrubbing;
@@ -30,6 +26,7 @@ use super::{
     connection::serve_inside,
     inside::Inside,
     lease::Lease,
+    rewound::Rewound,
     tunnel::{Tunnel, about, alert, end_of_cut, read_hello},
     upstream::{Connector, Judged, Link, Protocol as Spoken},
 };
@@ -41,7 +38,7 @@ use crate::{
 };
 
 /// The client's bytes from the first one on.
-type Stream = Join<Chain<Cursor<Vec<u8>>, ReadHalf<BoxStream>>, WriteHalf<BoxStream>>;
+type Stream = Rewound<BoxStream>;
 
 /// Carries a tunnel to its end, request by request. Some of the client's bytes may have come already.
 ///
@@ -174,11 +171,10 @@ async fn accept(
     lease: &Lease,
     (first, stream): (Vec<u8>, BoxStream),
 ) -> Option<(StartHandshake<Stream>, Option<Vec<Protocol>>)> {
-    let (read, write) = tokio::io::split(stream);
-    let stream = tokio::io::join(Cursor::new(first).chain(read), write);
+    let stream = Rewound::new(first, stream);
     let accepting = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), stream);
     let limit = client.shared.limits.hello_timeout;
-    let Ok(Ok(start)) = timeout(limit, accepting).await else {
+    let Ok(Ok(mut start)) = timeout(limit, accepting).await else {
         let denial = Denial::new(Reason::NotTls, "the TLS handshake cannot be read");
         deny(client, lease, &denial);
         return None;
@@ -190,8 +186,7 @@ async fn accept(
     if offered.as_ref().is_some_and(Vec::is_empty) {
         let text = "the client offers no protocol that can be inspected";
         deny(client, lease, &Denial::new(Reason::NotTls, text));
-        let (_, mut write) = start.io.into_inner();
-        drop(write.shutdown().await);
+        drop(start.io.shutdown().await);
         return None;
     }
     Some((start, offered))

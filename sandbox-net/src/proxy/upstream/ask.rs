@@ -3,11 +3,7 @@
 //! Its answers are as hostile as an origin's: heads are bounded, nothing of them is repeated to anybody but the status
 //! as a number, and whatever is not a plain yes is a [`Fault`].
 
-use std::{
-    io::{self, Cursor},
-    net::SocketAddr,
-    pin::pin,
-};
+use std::{io, net::SocketAddr, pin::pin};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
@@ -15,12 +11,12 @@ use http_body_util::Empty;
 use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use sandbox_base::BoxStream;
-use tokio::io::AsyncReadExt;
 use tokio_socks::{TargetAddr, tcp::Socks5Stream};
 
 use crate::{
     fault::Fault,
     policy::{Allowed, HostName},
+    proxy::rewound::Rewound,
     upstream::Login,
 };
 
@@ -135,8 +131,7 @@ fn rewound(stream: BoxStream, read: Bytes) -> BoxStream {
     if read.is_empty() {
         return stream;
     }
-    let (rest, write) = tokio::io::split(stream);
-    Box::new(tokio::io::join(Cursor::new(read).chain(rest), write))
+    Box::new(Rewound::new(read, stream))
 }
 
 /// Has a SOCKS5 proxy open a tunnel (RFC 1928), with a login if there is one (RFC 1929).
