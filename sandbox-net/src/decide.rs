@@ -7,8 +7,7 @@ use crate::{
         Allowed, Candidate, Carriage, Denial, EgressPolicy, Facts, Floor, Hello, Host, HostName,
         Need, Reason, RequestLine, Target, Verdict,
     },
-    proxy::Lookups,
-    resolve::{self, Resolver},
+    resolve::{self, Lookups, Resolver},
 };
 
 /// What a client asks for, as its first words say.

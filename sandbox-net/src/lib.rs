@@ -88,6 +88,7 @@ pub mod guest;
 #[cfg(feature = "inspect")]
 pub mod inspect;
 #[cfg(feature = "proxy")]
+mod pace;
 pub mod policy;
 #[cfg(feature = "proxy")]
 mod proxy;

@@ -11,6 +11,7 @@
 
 #[cfg(feature = "dns")]
 mod dns;
+mod lookups;
 
 use std::{
     collections::HashMap,
@@ -24,6 +25,7 @@ use std::{
 use async_trait::async_trait;
 #[cfg(feature = "dns")]
 pub use dns::DnsResolver;
+pub(crate) use lookups::Lookups;
 use tokio::sync::Semaphore;
 
 use crate::{

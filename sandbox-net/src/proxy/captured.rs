@@ -24,11 +24,12 @@ use sandbox_base::{
 };
 use tokio::{sync::mpsc, time::timeout};
 
-use super::{Proxy, client::Client, connection, pace::Paced, throttle::Throttled, tunnel::Tunnel};
+use super::{Proxy, client::Client, connection, throttle::Throttled, tunnel::Tunnel};
 use crate::{
     Error,
     decide::undecided,
     event::Kind,
+    pace::Paced,
     policy::{Carriage, Denial, EgressPolicy, Facts, Host, HostName, Need, Target, Verdict},
     wire::{Admission, Answer, First, Lookup, MAX_FROM_GUEST, MAX_FROM_HOST, Told},
 };

@@ -14,7 +14,6 @@ use super::{
     Shared,
     connection::Becoming,
     lease::{Cut, Lease, PolicyWatch},
-    pace::Paced,
     reply,
 };
 #[cfg(feature = "inspect")]
@@ -22,6 +21,7 @@ use crate::inspect::Inspector;
 use crate::{
     decide::{Ask, Decision, Road, uninspected},
     event::{Event, Kind},
+    pace::Paced,
     policy::{Allow, Allowed, Carriage, Denial, Hello, Need, RequestLine, Target, Verdict},
 };
 

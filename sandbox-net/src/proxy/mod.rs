@@ -40,9 +40,7 @@ mod inside;
 mod inspected;
 mod lease;
 mod limits;
-mod lookups;
 mod meter;
-mod pace;
 mod pump;
 mod raw;
 mod reply;
@@ -76,8 +74,6 @@ pub use captured::captured_ports;
 pub use check::{Checked, Way};
 use lease::InForce;
 pub use limits::Limits;
-pub(crate) use lookups::Lookups;
-use pace::{Pace, Rate};
 use throttle::{Bandwidth, Throttled};
 use upstream::{Connector, Direct, Pool, Settings, Via};
 
@@ -86,8 +82,9 @@ use crate::inspect::Inspector;
 use crate::{
     approval::Approvals,
     event::{Event, Events, Kind, Subscription},
+    pace::{Pace, Rate},
     policy::EgressPolicy,
-    resolve::{Remembering, Resolver, SystemResolver},
+    resolve::{Lookups, Remembering, Resolver, SystemResolver},
     upstream::UpstreamProxy,
 };
 

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 /// So many at once, and then one in each step.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Rate {
+pub(crate) struct Rate {
     burst: u32,
     step: Duration,
 }
@@ -13,13 +13,13 @@ impl Rate {
     /// The rate at which names may be asked for inside: 500 at once, then 50 in a second. The synthetic addresses
     /// there last for longer at this pace than they are kept for ([`crate::guest::names`]), and a package manager
     /// asks for dozens, once.
-    pub(super) const INSIDE: Self = Self {
+    pub(crate) const INSIDE: Self = Self {
         burst: 500,
         step: Duration::from_millis(20),
     };
 
     /// So many in a second, and those of this many seconds at once; `None`, which is no bound, if that is 0.
-    pub(super) fn per_second(count: u32, seconds: u32) -> Option<Self> {
+    pub(crate) fn per_second(count: u32, seconds: u32) -> Option<Self> {
         let step = Duration::from_secs(1).checked_div(count)?;
         let burst = count.saturating_mul(seconds);
         Some(Self { burst, step })
@@ -31,7 +31,7 @@ const WORD: Duration = Duration::from_secs(1);
 
 /// A bucket that fills with time.
 #[derive(Debug)]
-pub(super) struct Pace {
+pub(crate) struct Pace {
     /// Everything passes without one.
     rate: Option<Rate>,
     /// When it will be full; `None` until it was first used.
@@ -41,7 +41,7 @@ pub(super) struct Pace {
 
 /// Whether one more may come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Paced {
+pub(crate) enum Paced {
     Pass,
     Excess {
         /// Whether it is time to tell of it.
@@ -50,7 +50,7 @@ pub(super) enum Paced {
 }
 
 impl Pace {
-    pub(super) fn new(rate: Option<Rate>) -> Self {
+    pub(crate) fn new(rate: Option<Rate>) -> Self {
         Self {
             rate,
             full_at: None,
@@ -59,7 +59,7 @@ impl Pace {
     }
 
     /// Takes one that will be there within some time, and returns how long that is.
-    pub(super) fn take_within(&mut self, patience: Duration, now: Instant) -> Option<Duration> {
+    pub(crate) fn take_within(&mut self, patience: Duration, now: Instant) -> Option<Duration> {
         let Some(Rate { burst, step }) = self.rate else {
             return Some(Duration::ZERO);
         };
@@ -72,7 +72,7 @@ impl Pace {
     }
 
     /// Takes one, if there is one.
-    pub(super) fn take(&mut self, now: Instant) -> Paced {
+    pub(crate) fn take(&mut self, now: Instant) -> Paced {
         if self.take_within(Duration::ZERO, now).is_some() {
             return Paced::Pass;
         }

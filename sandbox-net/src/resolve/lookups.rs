@@ -7,8 +7,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::pace::{Pace, Rate};
-use crate::policy::HostName;
+use crate::{
+    pace::{Pace, Rate},
+    policy::HostName,
+};
 
 /// How long a lookup may wait for its turn: as long as it may take itself.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -28,7 +30,7 @@ pub(crate) struct Lookups(Mutex<Names>);
 pub(crate) struct TooMany;
 
 impl Lookups {
-    pub(super) fn new(per_second: u32) -> Self {
+    pub(crate) fn new(per_second: u32) -> Self {
         Self(Mutex::new(Names::new(per_second)))
     }
 
