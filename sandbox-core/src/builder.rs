@@ -52,6 +52,7 @@ pub struct SandboxBuilder {
     tmpfs: Vec<Tmpfs>,
     disks: Vec<ExtraDisk>,
     boot_patience: Duration,
+    snapshots: bool,
     lifetime: Lifetime,
     upstream: Option<UpstreamProxy>,
     hypervisor: Option<Arc<dyn Hypervisor>>,
@@ -78,6 +79,7 @@ impl SandboxBuilder {
             tmpfs: Vec::new(),
             disks: Vec::new(),
             boot_patience: BOOT_PATIENCE,
+            snapshots: false,
             lifetime: Lifetime::Attached,
             upstream: None,
             hypervisor: None,
@@ -103,6 +105,14 @@ impl SandboxBuilder {
     /// Adds a workspace. The first one is where commands start.
     pub fn workspace(mut self, workspace: Workspace) -> Self {
         self.workspaces.push(workspace);
+        self
+    }
+
+    /// Takes an automatic snapshot of the workspaces before each command, as
+    /// [`Sandbox::snapshot_workspaces`] does: the command does not begin without. The newest are kept, and one for
+    /// each hour and day of the last. Does nothing where folders are no Unix ones.
+    pub fn snapshot_before_commands(mut self) -> Self {
+        self.snapshots = true;
         self
     }
 
@@ -454,6 +464,7 @@ impl SandboxBuilder {
             read_only_root: self.read_only_root,
             tmpfs: self.tmpfs.clone(),
             disks: self.disks.clone(),
+            snapshots: self.snapshots,
             boot_patience: self.boot_patience,
         })
     }

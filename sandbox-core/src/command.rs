@@ -257,6 +257,10 @@ impl<'a> Command<'a> {
 
     async fn exec(&self, uses: &[(protocol::Stdio, Stdio)]) -> Result<Exec, Error> {
         let defaults = self.sandbox.defaults().await?;
+        #[cfg(unix)]
+        if defaults.snapshots {
+            drop(self.sandbox.snapshot_workspaces(None).await?);
+        }
         let cwd = self.current_dir.clone().or(defaults.cwd);
         let cwd = match &cwd {
             Some(path) => Some(bytes_of(path)?.to_vec()),

@@ -29,6 +29,8 @@ use tokio::task::JoinSet;
 use crate::check::NetworkCheck;
 use crate::description::Description;
 use crate::owner::{Defaults, Owner};
+#[cfg(unix)]
+use crate::snapshots::{RestoreReport, WorkspaceSnapshot};
 use crate::workspace::{Changes, Decision, ReviewReport, SyncReport, SyncStatus, Workspaces};
 
 /// The longest message, in bytes: a report can name many paths.
@@ -68,6 +70,12 @@ enum Call {
     /// What was chosen, as JSON.
     Decide(Decision, String),
     Undo,
+    /// The name, or none for an automatic one.
+    #[cfg(unix)]
+    Snapshot(Option<String>),
+    /// The name, and patterns of paths.
+    #[cfg(unix)]
+    Restore(String, Vec<String>),
     SyncStatus,
     PauseSync(bool),
     /// Whether what was deleted is deleted on the other side, too.
@@ -236,6 +244,10 @@ async fn obey(owner: Arc<Owner>, call: Call) -> Result<String, Error> {
             json(&of(owner)?.decide(decision, &chosen).await?)
         }
         Call::Undo => json(&of(owner)?.undo().await?),
+        #[cfg(unix)]
+        Call::Snapshot(name) => json(&of(owner)?.snapshot(name.as_deref()).await?),
+        #[cfg(unix)]
+        Call::Restore(name, patterns) => json(&of(owner)?.restore(&name, &patterns).await?),
         Call::SyncStatus => json(&of(owner)?.status()),
         Call::PauseSync(paused) => json(&of(owner)?.set_paused(paused).await?),
         Call::ResumeSync(propagates) => json(&of(owner)?.resume(resolution(propagates)).await?),
@@ -369,6 +381,24 @@ impl Remote {
 
     pub(crate) async fn undo(&self) -> Result<Vec<ReviewReport>, Error> {
         self.call(Call::Undo).await
+    }
+
+    #[cfg(unix)]
+    pub(crate) async fn snapshot(
+        &self,
+        name: Option<&str>,
+    ) -> Result<Vec<WorkspaceSnapshot>, Error> {
+        self.call(Call::Snapshot(name.map(str::to_owned))).await
+    }
+
+    #[cfg(unix)]
+    pub(crate) async fn restore(
+        &self,
+        name: &str,
+        patterns: &[String],
+    ) -> Result<Vec<RestoreReport>, Error> {
+        self.call(Call::Restore(name.to_owned(), patterns.to_vec()))
+            .await
     }
 
     pub(crate) async fn sync_status(&self) -> Result<Vec<SyncStatus>, Error> {

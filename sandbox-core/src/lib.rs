@@ -62,6 +62,8 @@ mod network;
 mod owner;
 mod progress;
 mod sandbox;
+#[cfg(unix)]
+mod snapshots;
 mod spec;
 mod state;
 pub mod supervisor;
@@ -86,6 +88,8 @@ pub use sandbox_vm::channel::protocol::TerminalSize;
 pub use sandbox_vm::hypervisor::{Acceleration, Isolation};
 pub use sandbox_vm::image::Image;
 pub use sandbox_vm::{self as vm, Hypervisor};
+#[cfg(unix)]
+pub use snapshots::{RestoreReport, WorkspaceSnapshot};
 pub use spec::{ExtraDisk, Limits, Tmpfs, Workspace};
 pub use upstream::UpstreamProxy;
 pub use workspace::{Changes, ReviewReport, SyncReport, SyncStatus, WorkspaceChanges};

@@ -33,6 +33,8 @@ use crate::layers::Loaded;
 use crate::lifecycle::{Lifetime, Move, State};
 use crate::network;
 use crate::progress::{Progress, Step};
+#[cfg(unix)]
+use crate::snapshots::Snapshots;
 use crate::spec::Spec;
 use crate::state::{Owned, Record, blocking};
 use crate::workspace::{SyncReport, Workspaces};
@@ -81,6 +83,9 @@ pub(crate) struct Running {
 pub(crate) struct Defaults {
     pub(crate) user: Option<String>,
     pub(crate) cwd: Option<PathBuf>,
+    /// Whether a snapshot of the workspaces is taken first.
+    #[serde(default)]
+    pub(crate) snapshots: bool,
 }
 
 /// What a sandbox is run by: values of this process, none of which can be written down.
@@ -253,6 +258,8 @@ impl Owner {
             None => options,
         };
         let workspaces = Workspaces::open(&agent, &spec.workspaces, &owned.folder, options).await?;
+        #[cfg(unix)]
+        let workspaces = workspaces.with_snapshots(Snapshots::new(&self.dirs, &owned.record));
         let cwd = spec
             .workspaces
             .first()
@@ -262,7 +269,11 @@ impl Owner {
             agent,
             machine,
             workspaces: Arc::new(workspaces),
-            defaults: Arc::new(Defaults { user, cwd }),
+            defaults: Arc::new(Defaults {
+                user,
+                cwd,
+                snapshots: spec.snapshots && !spec.workspaces.is_empty(),
+            }),
         })
     }
 

@@ -24,7 +24,11 @@ use crate::host::default_dirs;
 use crate::lifecycle::{Lifetime, State};
 use crate::owner::{Defaults, Owner, to_its_end};
 use crate::progress::Progress;
+#[cfg(unix)]
+use crate::snapshots::{RestoreReport, Snapshots, WorkspaceSnapshot};
 use crate::spec::Spec;
+#[cfg(unix)]
+use crate::spec::Workspace;
 use crate::state::{Record, Store, blocking};
 use crate::workspace::{Changes, Decision, ReviewReport, SyncReport, SyncStatus};
 use crate::{helper, supervisor};
@@ -287,6 +291,118 @@ impl Sandbox {
             }
             Link::Other(_) => self.runner().await?.undo().await,
         }
+    }
+
+    /// Takes a snapshot of every workspace's folder outside; without a name, one that gets the next automatic
+    /// name and goes in time. What the guest did is in it as far as it has been brought here; what is masked
+    /// or ignored is not.
+    ///
+    /// # Errors
+    ///
+    /// `Invalid` for a name that is none, `Conflict` where there is one of that name, `NotFound` when the sandbox
+    /// has been removed; and what the file system answers.
+    #[cfg(unix)]
+    pub async fn snapshot_workspaces(
+        &self,
+        name: Option<&str>,
+    ) -> Result<Vec<WorkspaceSnapshot>, Error> {
+        if let Link::Own(owner) = &self.link
+            && let Ok(running) = owner.running()
+        {
+            return running.workspaces.snapshot(name).await;
+        }
+        if let Link::Other(_) = &self.link
+            && let (_, Some(remote)) = self.remote().await?
+        {
+            return remote.snapshot(name).await;
+        }
+        let name = name.map(str::to_owned);
+        self.at_rest(move |snapshots, workspaces| snapshots.take(workspaces, name.as_deref()))
+            .await
+    }
+
+    /// Lists the snapshots of every workspace, the oldest first.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` when it has been removed, and what the file system answers.
+    #[cfg(unix)]
+    pub async fn workspace_snapshots(&self) -> Result<Vec<WorkspaceSnapshot>, Error> {
+        self.at_rest(|snapshots, workspaces| snapshots.list(workspaces))
+            .await
+    }
+
+    /// Lists what leads from a snapshot to another one, or to the folders outside as they are. In each change
+    /// the host's side is the snapshot's, the guest's the other's.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` where no workspace has such a snapshot, `Damaged` where it is not whole; as
+    /// [`Sandbox::workspace_snapshots`].
+    #[cfg(unix)]
+    pub async fn compare_workspaces(
+        &self,
+        name: &str,
+        other: Option<&str>,
+    ) -> Result<Changes, Error> {
+        let (name, other) = (name.to_owned(), other.map(str::to_owned));
+        self.at_rest(move |snapshots, workspaces| {
+            snapshots.diff(workspaces, (&name, other.as_deref()))
+        })
+        .await
+    }
+
+    /// Makes the workspaces' folders outside what a snapshot has, where the patterns (those of
+    /// [`Changes::matching`]) choose it; everything without any. An automatic snapshot of them is taken first, and
+    /// what changes meanwhile is left as it is and told. While it runs, the copies inside follow.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` where no workspace has such a snapshot or path, `Damaged` where it is not whole (nothing is
+    /// written there then); `Unsupported` for a read-only workspace that runs; as
+    /// [`Sandbox::snapshot_workspaces`].
+    #[cfg(unix)]
+    pub async fn restore_workspaces(
+        &self,
+        name: &str,
+        patterns: &[String],
+    ) -> Result<Vec<RestoreReport>, Error> {
+        if let Link::Own(owner) = &self.link
+            && let Ok(running) = owner.running()
+        {
+            return running.workspaces.restore(name, patterns).await;
+        }
+        if let Link::Other(_) = &self.link
+            && let (_, Some(remote)) = self.remote().await?
+        {
+            return remote.restore(name, patterns).await;
+        }
+        let (name, patterns) = (name.to_owned(), patterns.to_vec());
+        self.at_rest(move |snapshots, workspaces| snapshots.restore(workspaces, (&name, &patterns)))
+            .await
+    }
+
+    /// Removes a snapshot of every workspace that has it.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` where none has; as [`Sandbox::workspace_snapshots`].
+    #[cfg(unix)]
+    pub async fn remove_workspace_snapshot(&self, name: &str) -> Result<(), Error> {
+        let name = name.to_owned();
+        self.at_rest(move |snapshots, workspaces| snapshots.remove(workspaces, &name))
+            .await
+    }
+
+    /// Works on the store of snapshots, for which nothing has to run.
+    #[cfg(unix)]
+    async fn at_rest<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Snapshots, &[Workspace]) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let record = find(&self.store, &self.name).await?.record;
+        let snapshots = Snapshots::new(&self.store.dirs, &record);
+        blocking(move || work(&snapshots, &record.spec.workspaces)).await
     }
 
     /// Tells how each workspace stands, by its last look.

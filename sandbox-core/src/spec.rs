@@ -293,6 +293,9 @@ pub(crate) struct Spec {
     pub(crate) tmpfs: Vec<Tmpfs>,
     pub(crate) disks: Vec<ExtraDisk>,
     pub(crate) boot_patience: Duration,
+    /// Whether a snapshot of the workspaces is taken before each command.
+    #[serde(default)]
+    pub(crate) snapshots: bool,
 }
 
 #[cfg(test)]
@@ -313,6 +316,7 @@ impl Spec {
             tmpfs: Vec::new(),
             disks: Vec::new(),
             boot_patience: Duration::from_secs(1),
+            snapshots: false,
         }
     }
 }

@@ -413,7 +413,19 @@ impl Owned {
     pub(crate) fn remove_within(self, patience: Duration) -> Result<(), Error> {
         let _guard = self.store.guard(patience)?;
         remove_tree(&self.runtime)?;
+        #[cfg(unix)]
+        forget_snapshots(&self.store, &self.record);
         remove_tree(&self.folder)
+    }
+}
+
+/// Removes the snapshots of a sandbox's workspaces. A store that cannot be used is nobody's to keep a sandbox
+/// for; what is left in it is told.
+#[cfg(unix)]
+fn forget_snapshots(store: &Store, record: &Record) {
+    let snapshots = crate::snapshots::Snapshots::new(&store.dirs, record);
+    if let Err(error) = snapshots.forget(record.spec.workspaces.len()) {
+        tracing::warn!(%error, "the snapshots of the workspaces stay");
     }
 }
 

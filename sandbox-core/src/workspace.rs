@@ -9,7 +9,11 @@ use sandbox_vm::Agent;
 use serde::{Deserialize, Serialize};
 
 use crate::history;
+#[cfg(unix)]
+use crate::snapshots::{self, RestoreReport, Snapshots, WorkspaceSnapshot};
 use crate::spec::Workspace;
+#[cfg(unix)]
+use crate::state::blocking;
 
 /// The agent's service that the sessions speak to.
 pub(crate) const SERVICE: &str = "sync";
@@ -65,7 +69,7 @@ impl SyncReport {
     }
 }
 
-fn texts<'a>(paths: impl Iterator<Item = &'a RelPath>) -> Vec<String> {
+pub(crate) fn texts<'a>(paths: impl Iterator<Item = &'a RelPath>) -> Vec<String> {
     paths.map(ToString::to_string).collect()
 }
 
@@ -176,6 +180,8 @@ pub(crate) enum Decision {
 #[derive(Debug, Default)]
 pub(crate) struct Workspaces {
     sessions: Vec<(Workspace, Session)>,
+    #[cfg(unix)]
+    snapshots: Snapshots,
 }
 
 impl Workspaces {
@@ -202,7 +208,61 @@ impl Workspaces {
                 .map_err(|error| failed(&workspace.host, error))?;
             sessions.push((workspace.clone(), session));
         }
-        Ok(Self { sessions })
+        Ok(Self {
+            sessions,
+            #[cfg(unix)]
+            snapshots: Snapshots::default(),
+        })
+    }
+
+    /// Says where the snapshots are.
+    #[cfg(unix)]
+    pub(crate) fn with_snapshots(mut self, snapshots: Snapshots) -> Self {
+        self.snapshots = snapshots;
+        self
+    }
+
+    /// Takes a snapshot of every workspace, between two cycles; without a name, an automatic one.
+    #[cfg(unix)]
+    pub(crate) async fn snapshot(
+        &self,
+        name: Option<&str>,
+    ) -> Result<Vec<WorkspaceSnapshot>, Error> {
+        let mut all = Vec::new();
+        for (index, (workspace, session)) in self.sessions.iter().enumerate() {
+            let space = self.snapshots.space(index)?;
+            let taken = session
+                .snapshot(&space, name, snapshots::options(workspace))
+                .await;
+            let taken = taken.map_err(|error| failed(&workspace.host, error))?;
+            all.push(snapshots::taken_of(workspace, taken));
+        }
+        let (snapshots, taken) = (self.snapshots.clone(), all.clone());
+        blocking(move || snapshots.tidy(&taken)).await?;
+        Ok(all)
+    }
+
+    /// Makes the folders outside what a snapshot has, between two cycles.
+    #[cfg(unix)]
+    pub(crate) async fn restore(
+        &self,
+        name: &str,
+        patterns: &[String],
+    ) -> Result<Vec<RestoreReport>, Error> {
+        let (mut reports, mut missing) = (Vec::new(), None);
+        for (index, (workspace, session)) in self.sessions.iter().enumerate() {
+            let space = self.snapshots.space(index)?;
+            let options = snapshots::options(workspace);
+            match session.restore(&space, (name, patterns), options).await {
+                Ok(restored) => reports.push(snapshots::restored_of(workspace, &restored)),
+                Err(error) if error.kind() == ErrorKind::NotFound => missing = Some(error),
+                Err(error) => return Err(failed(&workspace.host, error)),
+            }
+        }
+        match missing {
+            Some(error) if reports.is_empty() => Err(snapshots::failed(error)),
+            _ => Ok(reports),
+        }
     }
 
     /// Lists what waits in every workspace.

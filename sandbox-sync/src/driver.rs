@@ -126,6 +126,7 @@ fn bounds(options: &Options) -> Bounds {
     }
 }
 
+mod alone;
 mod review;
 
 /// What woke the task.
@@ -186,6 +187,7 @@ impl Driver {
             Order::Resume(resolution, answer) => (Some(resolution), answer, true),
             Order::Stop(answer) => (None, answer, false),
             Order::Review(order) => return self.review(order).await,
+            Order::Alone(work) => return self.alone(work).await,
             Order::Pause(paused, answer) => {
                 self.stand(|standing| standing.paused = paused);
                 drop(answer.send(Ok(())));

@@ -62,6 +62,11 @@
 //! was shown by digests, and [`Session::undo`] takes that back; [`Session::discard`] has the guest go back to
 //! what the host has. What the two-way modes hold back is decided in the same way. See [`review`].
 //!
+//! # Snapshots
+//!
+//! `snapshot::Store` keeps the host's folder as it was, for many sandboxes in one place: taken by a name or before
+//! each command, compared, restored. What is restored flows into the guest like any change of the host's.
+//!
 //! # What it is not
 //!
 //! No backup, no version control, no shared file system: a change arrives once it was noticed, which on
@@ -133,6 +138,8 @@ mod root;
 mod scan;
 #[cfg(unix)]
 mod scope;
+#[cfg(unix)]
+pub mod snapshot;
 #[cfg(unix)]
 mod stage;
 #[cfg(unix)]

@@ -37,6 +37,22 @@ pub(crate) enum Order {
     Stop(oneshot::Sender<Result<Report, Error>>),
     Pause(bool, oneshot::Sender<Result<(), Error>>),
     Review(ReviewOrder),
+    #[cfg(unix)]
+    Alone(Alone),
+}
+
+/// Work on the host's root that no cycle comes between; it answers by itself.
+#[cfg(unix)]
+pub(crate) struct Alone(pub(crate) Box<Work>);
+
+#[cfg(unix)]
+type Work = dyn FnOnce(Result<&crate::root::Root, Error>) + Send;
+
+#[cfg(unix)]
+impl std::fmt::Debug for Alone {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Alone")
+    }
 }
 
 /// An open workspace. Dropping it ends the session after the cycle that is running, if any;
@@ -187,6 +203,67 @@ impl Session {
     pub async fn undo(&self) -> Result<Outcome, Error> {
         let order = |answer| Order::Review(ReviewOrder::Undo(answer));
         self.ask(order).await
+    }
+
+    /// Takes a [snapshot](crate::snapshot) of the host's folder between two cycles; without a name, an
+    /// automatic one.
+    ///
+    /// Dropping the future does not interrupt it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Space::snapshot`](crate::snapshot::Space::snapshot); `Disconnected` when the session is over.
+    #[cfg(unix)]
+    pub async fn snapshot(
+        &self,
+        space: &crate::snapshot::Space,
+        name: Option<&str>,
+        options: crate::snapshot::Options,
+    ) -> Result<crate::snapshot::Taken, Error> {
+        let (space, name) = (space.clone(), name.map(str::to_owned));
+        self.alone(move |root| match name {
+            Some(name) => space.snapshot(root?.path(), &name, &options),
+            None => space.snapshot_automatic(root?.path(), &options),
+        })
+        .await
+    }
+
+    /// Makes the host's folder what a snapshot has, between two cycles; see
+    /// [`Space::restore`](crate::snapshot::Space::restore). A cycle follows, which takes it to the guest; what
+    /// the guest changed meanwhile is a conflict then, and a mass deletion asks first.
+    ///
+    /// Dropping the future does not interrupt it.
+    ///
+    /// # Errors
+    ///
+    /// `Unsupported` where the session never writes to the host; else as
+    /// [`Space::restore`](crate::snapshot::Space::restore); `Disconnected` when the session is over.
+    #[cfg(unix)]
+    pub async fn restore(
+        &self,
+        space: &crate::snapshot::Space,
+        (name, patterns): (&str, &[String]),
+        options: crate::snapshot::Options,
+    ) -> Result<crate::snapshot::Restored, Error> {
+        let (space, name, patterns) = (space.clone(), name.to_owned(), patterns.to_vec());
+        self.alone(move |root| {
+            let patterns: Vec<&str> = patterns.iter().map(String::as_str).collect();
+            space.restore_locked(root?, (&name, &patterns), &options)
+        })
+        .await
+    }
+
+    #[cfg(unix)]
+    async fn alone<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(Result<&crate::root::Root, Error>) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        self.ask(|answer| {
+            // Whoever asked may have gone away.
+            let work = move |root: Result<&crate::root::Root, Error>| drop(answer.send(work(root)));
+            Order::Alone(Alone(Box::new(work)))
+        })
+        .await
     }
 
     async fn ask<T>(

@@ -35,6 +35,8 @@ pub enum ErrorKind {
     Disconnected,
     /// Denied by policy; not a failure of anything.
     Denied,
+    /// What was stored is not what was written, by its checksum; nothing was made of it.
+    Damaged,
     /// An operation of the system failed; the source tells.
     Io,
 }
@@ -53,6 +55,7 @@ impl ErrorKind {
             Self::Protocol => "protocol",
             Self::Disconnected => "disconnected",
             Self::Denied => "denied",
+            Self::Damaged => "damaged",
             Self::Io => "io",
         }
     }

@@ -13,5 +13,6 @@ mod place;
 mod review;
 mod rounds;
 mod secrets;
+mod snapshots;
 mod walls;
 mod workspaces;

@@ -156,14 +156,7 @@ impl Changes {
     ///
     /// `Invalid`, with the first pattern that is none.
     pub fn matching(&self, patterns: &[impl AsRef<str>]) -> Result<Self, Error> {
-        let globs: Result<Vec<Glob>, Error> =
-            patterns.iter().map(|text| glob(text.as_ref())).collect();
-        let globs = globs?;
-        let chooses = |path: &RelPath| {
-            let names: Vec<&[u8]> = path.components().collect();
-            let covers = |end| globs.iter().any(|glob| glob.matches(&names[..end]));
-            (1..=names.len()).any(covers)
-        };
+        let chooses = chooser(patterns)?;
         let changes = self.changes.iter();
         Ok(Self {
             changes: changes
@@ -232,6 +225,19 @@ impl Change {
             ..self.clone()
         })
     }
+}
+
+/// Returns what tells whether any of the patterns chooses a path, see [`Changes::matching`].
+pub(crate) fn chooser<T: AsRef<str>>(
+    patterns: &[T],
+) -> Result<impl Fn(&RelPath) -> bool + use<T>, Error> {
+    let globs: Result<Vec<Glob>, Error> = patterns.iter().map(|text| glob(text.as_ref())).collect();
+    let globs = globs?;
+    Ok(move |path: &RelPath| {
+        let names: Vec<&[u8]> = path.components().collect();
+        let covers = |end| globs.iter().any(|glob| glob.matches(&names[..end]));
+        (1..=names.len()).any(covers)
+    })
 }
 
 /// Reads a pattern as a person means it who looks at a list of paths.

@@ -12,4 +12,5 @@ mod modes;
 mod pair;
 mod review;
 mod safety;
+mod snapshot;
 mod two_way;

@@ -8,17 +8,18 @@ use sandbox_benches::Result;
 
 use crate::ours::{Halves, Ours};
 use crate::rivals::{Rival, flush};
+use crate::snapshots;
 use crate::table::Table;
 use crate::tree::{self, Spec};
 
-const FIRST: (&str, &str) = ("first copy, flushed", "s");
+pub(crate) const FIRST: (&str, &str) = ("first copy, flushed", "s");
 const AGAIN: (&str, &str) = ("nothing changed", "ms");
-const LOOKED: (&str, &str) = ("nothing changed, no watcher", "ms");
-const EDITS: (&str, &str) = ("100 edits", "ms");
+pub(crate) const AGAIN_UNWATCHED: (&str, &str) = ("nothing changed, no watcher", "ms");
+pub(crate) const EDITS: (&str, &str) = ("100 edits", "ms");
 const FLOOR: (&str, &str) = ("one walk", "ms");
 
 /// How often what takes milliseconds is repeated in a round.
-const REPEATS: usize = 5;
+pub(crate) const REPEATS: usize = 5;
 
 /// Lets each contender take its turn, on a tree in `folder`, which is removed in the end.
 pub(crate) async fn turns(
@@ -44,6 +45,9 @@ pub(crate) async fn turns(
             without_watch(folder, halves, table).await?;
             fs::remove_dir_all(folder.join("copy"))?;
         }
+    }
+    if snapshots::NAME.contains(only) {
+        snapshots::measure(folder, spec, table)?;
     }
     for rival in Rival::all() {
         if rival.name().contains(only) && rival.is_installed() {
@@ -91,7 +95,10 @@ async fn without_watch(folder: &Path, halves: Halves, table: &mut Table) -> Resu
     for _ in 0..REPEATS {
         let start = Instant::now();
         ours.session.flush().await?;
-        table.add(LOOKED, (halves.name(), start.elapsed().as_secs_f64() * 1e3));
+        table.add(
+            AGAIN_UNWATCHED,
+            (halves.name(), start.elapsed().as_secs_f64() * 1e3),
+        );
     }
     ours.stop().await
 }
@@ -127,7 +134,7 @@ fn same(tree: &Path, copy: &Path) -> Result<()> {
     Err("the edit did not arrive".into())
 }
 
-fn milliseconds(work: impl FnOnce() -> Result<()>) -> Result<f64> {
+pub(crate) fn milliseconds(work: impl FnOnce() -> Result<()>) -> Result<f64> {
     let start = Instant::now();
     work()?;
     Ok(start.elapsed().as_secs_f64() * 1e3)

@@ -1,8 +1,8 @@
 //! How fast are two folders made the same, and how fast do they stay so?
 //!
 //! Ours is measured twice: with its two halves in two processes and a pipe between them, and both in one process.
-//! Beside it `rsync -a`, Unison, `cp -a` and `git add -A`, as far as they are installed, and the floor: a walk that
-//! asks for the facts of every name, on all processors. All work on copies of the same tree and take turns in each
+//! Our snapshots take a turn of their own. Beside them `rsync -a`, Unison, `cp -a` and `git add -A`, as far as they
+//! are installed, and the floor: a walk that asks for the facts of every name, on all processors. All work on copies of the same tree and take turns in each
 //! round; after each first copy the file system is flushed (`sync -f`), which is part of the figure.
 //!
 //! usage: folders [--rounds N] [--files N,N,…] [--large] [--folder DIR] [--only TEXT]
@@ -22,6 +22,8 @@ mod memory;
 mod ours;
 #[cfg(unix)]
 mod rivals;
+#[cfg(unix)]
+mod snapshots;
 #[cfg(unix)]
 mod table;
 #[cfg(unix)]

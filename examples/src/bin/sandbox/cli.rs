@@ -192,6 +192,62 @@ pub(crate) enum Sync {
     Resume(Resume),
     /// Stop synchronizing until `resume`
     Pause(Named),
+    /// Keep the workspaces as they are here, to compare with and to go back to
+    #[command(subcommand)]
+    Snapshot(Snapshot),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Snapshot {
+    /// Take one; what is ignored or masked is not in it
+    Create(SnapshotCreate),
+    /// List them, the oldest first
+    Ls(SyncStatus),
+    /// Show what leads from one to another, or to the workspaces as they are
+    Diff(SnapshotDiff),
+    /// Go back to one, or have some paths of it back; the workspaces as they are now are kept first
+    Restore(SnapshotRestore),
+    /// Remove one
+    Rm(SnapshotRm),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SnapshotCreate {
+    /// The sandbox
+    pub(crate) name: String,
+    /// What to call it; without, it is automatic and goes in time
+    pub(crate) snapshot: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SnapshotDiff {
+    /// One line for each change
+    #[arg(long)]
+    pub(crate) stat: bool,
+    /// The sandbox
+    pub(crate) name: String,
+    /// The snapshot
+    pub(crate) snapshot: String,
+    /// Another one; without, the workspaces as they are
+    pub(crate) other: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SnapshotRestore {
+    /// The sandbox
+    pub(crate) name: String,
+    /// The snapshot
+    pub(crate) snapshot: String,
+    /// Only these paths, or what these patterns match
+    pub(crate) paths: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SnapshotRm {
+    /// The sandbox
+    pub(crate) name: String,
+    /// The snapshot
+    pub(crate) snapshot: String,
 }
 
 #[derive(Debug, Args)]
@@ -319,6 +375,10 @@ pub(crate) struct Syncing {
     /// Let paths come out, from a read-only workspace too, and nothing in, as `/dist`
     #[arg(long, value_name = "PATTERN")]
     pub(crate) output: Vec<String>,
+    /// Take a snapshot of the workspaces as they are here before each command of a new sandbox; see
+    /// `sandbox sync snapshot`
+    #[arg(long)]
+    pub(crate) snapshots: bool,
 }
 
 impl Syncing {

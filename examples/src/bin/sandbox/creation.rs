@@ -37,6 +37,7 @@ pub(crate) struct Plan {
     user: Option<String>,
     services: Vec<Granted>,
     upstream: Option<UpstreamProxy>,
+    snapshots: bool,
 }
 
 impl Plan {
@@ -66,6 +67,7 @@ impl Plan {
             user: creation.user.clone(),
             services: creation.service.clone(),
             upstream: upstream(&creation.upstream)?,
+            snapshots: creation.syncing.snapshots,
         })
     }
 
@@ -82,6 +84,9 @@ impl Plan {
         }
         for workspace in &self.workspaces {
             builder = builder.workspace(workspace.clone());
+        }
+        if self.snapshots {
+            builder = builder.snapshot_before_commands();
         }
         for (name, value) in &self.env {
             builder = builder.env(name, value);

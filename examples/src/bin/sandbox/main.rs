@@ -39,6 +39,7 @@ mod review;
 mod run;
 mod session;
 mod setup;
+mod snapshot;
 mod sync;
 mod tail;
 mod terminal;

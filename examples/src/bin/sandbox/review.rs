@@ -123,7 +123,7 @@ fn tell(reports: &[ReviewReport]) -> Result<u8, Failure> {
 }
 
 /// All changes as patches, with what to look at twice in front of each.
-fn patches(changes: &Changes) -> String {
+pub(crate) fn patches(changes: &Changes) -> String {
     let mut text = String::new();
     for (folder, change) in listed(changes) {
         text += &folder.unwrap_or_default();
@@ -145,7 +145,7 @@ fn patches(changes: &Changes) -> String {
 }
 
 /// One line for each change, and how many there are.
-fn stat(changes: &Changes) -> String {
+pub(crate) fn stat(changes: &Changes) -> String {
     let mut text = String::new();
     let (mut count, mut all_added, mut all_removed) = (0, 0, 0);
     for (folder, change) in listed(changes) {

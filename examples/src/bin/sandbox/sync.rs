@@ -1,4 +1,4 @@
-//! `sync status`, `sync flush`, `sync conflicts`, `sync resume`, `sync pause`.
+//! `sync status`, `sync flush`, `sync conflicts`, `sync resume`, `sync pause`, and `sync snapshot` by its own file.
 
 use sandbox_core::sync::Resolution;
 use sandbox_core::{Dirs, Sandbox, SyncReport, SyncStatus};
@@ -6,6 +6,7 @@ use sandbox_core::{Dirs, Sandbox, SyncReport, SyncStatus};
 use crate::cli::{self, Sync};
 use crate::failure::{Failure, one_line};
 use crate::output::{self, BAD, GOOD, QUIET, styled};
+use crate::snapshot;
 
 /// There is a conflict, or a stop that asks.
 const UNSETTLED: u8 = 1;
@@ -36,6 +37,7 @@ pub(crate) async fn sync(dirs: &Dirs, verb: Sync) -> Result<u8, Failure> {
             connect(arguments.name).await?.set_sync_paused(true).await?;
             Ok(0)
         }
+        Sync::Snapshot(verb) => snapshot::snapshot(dirs, verb).await,
     }
 }
 

@@ -1,0 +1,95 @@
+//! `sync snapshot create`, `ls`, `diff`, `restore`, `rm`: the workspaces as they were.
+
+use sandbox_core::{Dirs, RestoreReport, Sandbox, WorkspaceSnapshot};
+
+use crate::cli::Snapshot;
+use crate::failure::{Failure, one_line, warn};
+use crate::output::{self, QUIET, styled};
+use crate::review;
+
+/// Some path could not be restored.
+const REFUSED: u8 = 1;
+
+/// Takes, shows, compares, restores or removes snapshots of workspaces.
+pub(crate) async fn snapshot(dirs: &Dirs, verb: Snapshot) -> Result<u8, Failure> {
+    let connect = |name: String| Sandbox::connect_in(dirs.clone(), name);
+    match verb {
+        Snapshot::Create(arguments) => {
+            let sandbox = connect(arguments.name).await?;
+            let taken = sandbox
+                .snapshot_workspaces(arguments.snapshot.as_deref())
+                .await?;
+            for torn in taken.iter().flat_map(|one| &one.torn) {
+                warn(&format!("{torn} was being written, and may be a mixture"));
+            }
+            if let Some(one) = taken.first() {
+                output::print(format!("{}\n", one.name).as_bytes())?;
+            }
+            Ok(0)
+        }
+        Snapshot::Ls(arguments) => {
+            let listed = connect(arguments.name).await?.workspace_snapshots().await?;
+            if arguments.json {
+                let json = serde_json::to_value(&listed);
+                output::print_json(&json.map_err(|error| Failure::from_error(&error))?)?;
+            } else {
+                output::print(listed.iter().map(line).collect::<String>().as_bytes())?;
+            }
+            Ok(0)
+        }
+        Snapshot::Diff(arguments) => {
+            let sandbox = connect(arguments.name).await?;
+            let other = arguments.other.as_deref();
+            let changes = sandbox
+                .compare_workspaces(&arguments.snapshot, other)
+                .await?;
+            output::page(&match arguments.stat {
+                true => review::stat(&changes),
+                false => review::patches(&changes),
+            })?;
+            Ok(0)
+        }
+        Snapshot::Restore(arguments) => {
+            let sandbox = connect(arguments.name).await?;
+            let (name, paths) = (&arguments.snapshot, &arguments.paths);
+            tell(&sandbox.restore_workspaces(name, paths).await?)
+        }
+        Snapshot::Rm(arguments) => {
+            let sandbox = connect(arguments.name).await?;
+            sandbox
+                .remove_workspace_snapshot(&arguments.snapshot)
+                .await?;
+            Ok(0)
+        }
+    }
+}
+
+fn line(one: &WorkspaceSnapshot) -> String {
+    let at = std::time::UNIX_EPOCH + std::time::Duration::from_secs(one.created);
+    let age = at.elapsed().unwrap_or_default().as_secs();
+    let age = humantime::format_duration(std::time::Duration::from_secs(age));
+    let automatic = if one.automatic { ", automatic" } else { "" };
+    let about = format!(
+        "{} files, {} bytes, {age} ago{automatic}",
+        one.files, one.bytes
+    );
+    let folder = one_line(&one.workspace.display().to_string());
+    format!("{}  {folder}  {}\n", one.name, styled(QUIET, about))
+}
+
+fn tell(reports: &[RestoreReport]) -> Result<u8, Failure> {
+    let (mut text, mut status) = (String::new(), 0);
+    for report in reports {
+        let folder = one_line(&report.workspace);
+        for path in &report.done {
+            text += &format!("{folder}/{path}\n");
+        }
+        for problem in &report.refused {
+            warn(&format!("{folder}: {problem}"));
+            status = REFUSED;
+        }
+        warn(&format!("{folder} as it was is {}", report.before));
+    }
+    output::print(text.as_bytes())?;
+    Ok(status)
+}

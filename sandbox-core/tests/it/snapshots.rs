@@ -1,0 +1,74 @@
+//! Snapshots of workspaces: before commands, by the owner, and through its socket.
+
+use std::fs;
+
+use sandbox_core::{ErrorKind, Sandbox, Workspace};
+
+use crate::place::{Place, promptly, sh};
+
+/// The owner takes and restores between two cycles; another handle has it do so through its socket.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_agent_did_is_taken_back_while_it_runs() {
+    let place = Place::new();
+    let project = place.project(&[("src/a", "old\n"), (".env", "SECRET\n")]);
+    let builder = place
+        .microvm()
+        .name("rolled-back")
+        .workspace(Workspace::sync(&project));
+    let owner = builder.snapshot_before_commands().create().await.unwrap();
+    let sandbox = Sandbox::connect_in(place.dirs.clone(), "rolled-back")
+        .await
+        .unwrap();
+    sh(&sandbox, "echo new > src/a; echo n > src/n").await;
+    drop(promptly(sandbox.sync()).await.unwrap());
+    assert_eq!(fs::read(project.join("src/a")).unwrap(), b"new\n");
+    assert_eq!(names(&sandbox).await, ["auto-000001"]);
+    promptly(sandbox.snapshot_workspaces(Some("after")))
+        .await
+        .unwrap();
+    let twice = promptly(sandbox.snapshot_workspaces(Some("after"))).await;
+    assert_eq!(twice.unwrap_err().kind(), ErrorKind::Conflict);
+
+    let changes = promptly(sandbox.compare_workspaces("auto-000001", Some("after")))
+        .await
+        .unwrap();
+    let changes = &changes.workspaces[0].changes.changes;
+    let paths: Vec<String> = changes.iter().map(|one| one.path.to_string()).collect();
+    assert_eq!(paths, ["src/a", "src/n"]);
+    let reports = promptly(sandbox.restore_workspaces("auto-000001", &[]))
+        .await
+        .unwrap();
+    assert_eq!(
+        (&reports[0].done[..], reports[0].refused.len()),
+        (&paths[..], 0)
+    );
+    assert_eq!(fs::read(project.join("src/a")).unwrap(), b"old\n");
+    assert_eq!(fs::read(project.join(".env")).unwrap(), b"SECRET\n");
+    drop(promptly(sandbox.sync()).await.unwrap());
+    assert_eq!(sh(&sandbox, "cat src/a; ls src").await, "old\na");
+
+    let some = ["src/n".to_owned()];
+    promptly(owner.restore_workspaces("after", &some))
+        .await
+        .unwrap();
+    assert_eq!(fs::read(project.join("src/n")).unwrap(), b"n\n");
+    assert_eq!(
+        fs::read(project.join("src/a")).unwrap(),
+        b"old\n",
+        "not chosen"
+    );
+    promptly(sandbox.remove_workspace_snapshot("after"))
+        .await
+        .unwrap();
+    let gone = promptly(sandbox.restore_workspaces("after", &[])).await;
+    assert_eq!(gone.unwrap_err().kind(), ErrorKind::NotFound);
+    promptly(owner.remove()).await.unwrap();
+    let spaces = place.dirs.state.join("snapshots/spaces");
+    assert_eq!(fs::read_dir(spaces).unwrap().count(), 0);
+    place.assert_empty().await;
+}
+
+async fn names(sandbox: &Sandbox) -> Vec<String> {
+    let listed = promptly(sandbox.workspace_snapshots()).await.unwrap();
+    listed.into_iter().map(|one| one.name).collect()
+}
