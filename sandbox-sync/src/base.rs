@@ -17,7 +17,7 @@ use std::sync::Arc;
 use sandbox_base::durable;
 
 use crate::path::RelPath;
-use crate::tree::{Entry, Tree};
+use crate::tree::{Entry, Item, Tree};
 
 const MAGIC: &[u8] = b"sandbox-sync base 1\n";
 const HEADER: usize = MAGIC.len() + 32;
@@ -55,14 +55,25 @@ impl Base {
         &self.tree
     }
 
-    /// Takes in what was agreed and writes it down, if that changes anything.
-    pub(crate) fn record(&mut self, agreed: Vec<(RelPath, Option<Entry>)>) -> io::Result<()> {
+    /// Holds what `other` holds at `paths` where the two are equal.
+    pub(crate) fn share(&mut self, other: &Tree, paths: &[RelPath]) {
+        let tree = Arc::make_mut(&mut self.tree);
+        for path in paths {
+            tree.share(other, path);
+        }
+    }
+
+    /// Takes in what was agreed, items or paths where nothing is, and writes it down, if that changes anything.
+    pub(crate) fn record(&mut self, agreed: Vec<Result<Item, RelPath>>) -> io::Result<()> {
         if agreed.is_empty() {
             return Ok(());
         }
         let tree = Arc::make_mut(&mut self.tree);
-        for (path, entry) in agreed {
-            tree.set(path, entry);
+        for item in agreed {
+            match item {
+                Ok(item) => tree.put(item),
+                Err(path) => tree.set(path, None),
+            }
         }
         match &self.file {
             None => Ok(()),
@@ -118,7 +129,7 @@ mod tests {
             executable: true,
         };
         let entries = [("a", Entry::Directory), ("a/b", file)];
-        let agreed = entries.map(|(p, e)| (RelPath::new(p).unwrap(), Some(e)));
+        let agreed = entries.map(|(p, e)| Ok(Item::new(RelPath::new(p).unwrap(), e)));
         base.record(agreed.into()).unwrap();
         base
     }

@@ -23,7 +23,7 @@ use crate::reconcile::Op;
 use crate::replica::{Batch, Wanted};
 use crate::root::Root;
 use crate::transfer::{self, Source};
-use crate::tree::{Entry, Tree};
+use crate::tree::{Entry, Item, Tree};
 
 mod contents;
 mod meter;
@@ -109,10 +109,12 @@ impl Peer {
     }
 
     /// Asks for what changed since the last scan, which the guest finds by a `thorough` look or by its
-    /// watch, and returns the paths; `None` means that the guest's root is gone.
+    /// watch, and returns the paths; `None` means that the guest's root is gone. What is in `base` as well is
+    /// held once.
     pub(crate) async fn scan(
         &mut self,
         thorough: bool,
+        base: &Tree,
     ) -> Result<Option<BTreeSet<RelPath>>, Error> {
         self.say(&Request::Scan(thorough)).await?;
         self.flush().await?;
@@ -121,7 +123,13 @@ impl Peer {
             match self.message().await? {
                 Reply::Found(entries) => {
                     for (path, entry) in entries {
-                        self.found(path, entry, &mut seen)?;
+                        let item = match entry {
+                            None => Err(path),
+                            Some(entry) => Ok(base
+                                .same(&path, &entry)
+                                .unwrap_or_else(|| Item::new(path, entry))),
+                        };
+                        self.found(item, &mut seen)?;
                     }
                 }
                 Reply::Scanned => break,
@@ -134,40 +142,54 @@ impl Peer {
         Ok(Some(seen))
     }
 
+    /// Has the guest's tree hold what `host` holds where the two are equal.
+    pub(crate) fn share(&mut self, host: &Tree, paths: &[RelPath]) {
+        for path in paths {
+            self.tree.share(host, path);
+        }
+    }
+
+    /// Takes in what is at a path now, or that nothing is.
     fn found(
         &mut self,
-        path: RelPath,
-        entry: Option<Entry>,
+        item: Result<Item, RelPath>,
         seen: &mut BTreeSet<RelPath>,
     ) -> Result<(), Error> {
-        if entry.is_none() && self.tree.entry(&path).is_none() {
+        let bytes = |item: &Item| item.path().as_bytes().len() + weight(Some(item.entry()));
+        let (path, entry) = match &item {
+            Ok(item) => (item.path().clone(), Some(item.entry())),
+            Err(path) => (path.clone(), None),
+        };
+        let old = self.tree.item(&path);
+        if entry.is_none() && old.is_none() {
             return Err(Error::protocol(format!(
                 "the removal of {path}, which was never there"
             )));
         }
         let size = entry
-            .as_ref()
             .and_then(Entry::content)
             .map_or(0, |content| content.1);
         if size > self.limits.file_bytes {
             return Err(Error::protocol(format!("{path} with {size} bytes")));
         }
-        let old = self.tree.entry(&path);
-        self.bytes -= old.map_or(0, |old| path.as_bytes().len() + weight(Some(old)));
-        self.bytes += entry
-            .as_ref()
-            .map_or(0, |new| path.as_bytes().len() + weight(Some(new)));
-        self.tree.set(path.clone(), entry);
+        self.bytes -= old.map_or(0, bytes);
+        self.bytes += item.as_ref().map_or(0, bytes);
+        match item {
+            Ok(item) => self.tree.put(item),
+            Err(path) => self.tree.set(path, None),
+        }
         let most = self.limits.entries;
         if self.tree.len() > most || self.bytes > most.saturating_mul(PATH_BYTES) {
             return Err(Error::protocol(format!(
                 "more than {most} entries, or their paths too long"
             )));
         }
-        if seen.insert(path.clone()) {
-            Ok(())
-        } else {
-            Err(Error::protocol(format!("{path} twice in one scan")))
+        match seen.contains(&path) {
+            true => Err(Error::protocol(format!("{path} twice in one scan"))),
+            false => {
+                seen.insert(path);
+                Ok(())
+            }
         }
     }
 

@@ -77,22 +77,8 @@ impl Replica {
             bounds: self.setup.bounds,
         };
         let scanned = match self.watch.take() {
-            Dirt::Paths(paths) if !thorough => {
-                let tree = Arc::make_mut(&mut self.tree);
-                self.scanner.look(place, (tree, paths))
-            }
-            _ => {
-                let tree = self.scanner.scan(place.root, place.rules, place.bounds);
-                tree.map(|tree| {
-                    let changes = self.tree.changes_to(&tree);
-                    let changed: Vec<_> = changes.map(|(path, _)| path.clone()).collect();
-                    // Of two equal trees the one that was known stays: others share its paths.
-                    if !changed.is_empty() {
-                        self.tree = Arc::new(tree);
-                    }
-                    changed
-                })
-            }
+            Dirt::Paths(paths) if !thorough => self.scanner.look(place, (&mut self.tree, paths)),
+            _ => self.scanner.scan(place, &mut self.tree),
         };
         scanned.inspect_err(|_| self.watch.lose())
     }
