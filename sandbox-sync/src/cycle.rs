@@ -36,7 +36,12 @@ pub(crate) struct Engine {
     pub(crate) rules: Arc<Rules>,
     pub(crate) options: Options,
     pub(crate) scope: Scope,
+    /// So much was looked at or planned that memory is to be handed back.
+    pub(crate) much: bool,
 }
+
+/// After so many changes at once, what planning and carrying them out took is worth handing back.
+pub(crate) const MANY: usize = 1_000;
 
 /// How a cycle ended, if it did not fail.
 #[derive(Debug)]
@@ -166,6 +171,7 @@ impl Engine {
             return Ok(Some(Halt::RootReplaced { side: Side::Guest }));
         };
         changed.extend(guest);
+        self.much |= changed.len() > MANY;
         self.share(changed).await?;
         Ok(None)
     }
@@ -274,7 +280,7 @@ fn sort(
     agreed: &mut Vec<(RelPath, Option<Entry>)>,
     problems: &mut Vec<Problem>,
 ) -> Vec<Change> {
-    let mut changes = Vec::new();
+    let mut changes = Vec::with_capacity(ops.len());
     for (Op { path, old, new }, answer) in ops.into_iter().zip(answers) {
         match answer {
             Ok(()) => {

@@ -22,7 +22,7 @@ use crate::protocol::{self, Hello, Mark, Piece, Received, Reply, Request, batche
 use crate::reconcile::Op;
 use crate::replica::{Batch, Wanted};
 use crate::root::Root;
-use crate::transfer::{self, Source};
+use crate::transfer::{self, Bundle, Source};
 use crate::tree::{Entry, Item, Tree};
 
 mod contents;
@@ -254,14 +254,16 @@ impl Peer {
 
     async fn pass_on(
         &mut self,
-        mut pieces: mpsc::Receiver<Piece>,
+        mut pieces: mpsc::Receiver<Bundle>,
         mut meter: Meter<'_>,
     ) -> Result<(), Error> {
         let silence = self.limits.silence;
-        while let Some(piece) = pieces.recv().await {
-            let written = protocol::write_piece::<Request>(&mut self.writer, &piece);
-            timed(silence, written).await?;
-            meter.sent(&piece);
+        while let Some(bundle) = pieces.recv().await {
+            for piece in bundle {
+                let written = protocol::write_piece::<Request>(&mut self.writer, &piece);
+                timed(silence, written).await?;
+                meter.sent(&piece);
+            }
         }
         self.flush().await
     }
