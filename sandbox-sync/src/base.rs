@@ -209,7 +209,7 @@ fn invalid(reason: &str) -> io::Error {
 /// Reads what a file of a base may hold; `true` where it stands. The digests are made to fit, which no
 /// fuzzer finds by itself.
 #[cfg(fuzzing)]
-pub(crate) fn read_for_fuzzing(bytes: &[u8]) -> bool {
+pub fn read_for_fuzzing(bytes: &[u8]) -> bool {
     let _ = replay(bytes);
     let mut parts = bytes.split(|byte| *byte == 0xff);
     let Ok((mut file, mut chain)) = journal::begin(parts.next().unwrap_or_default()) else {

@@ -379,3 +379,14 @@ fn stream_error(error: io::Error) -> Error {
 fn work_error(error: io::Error) -> Error {
     Error::io("work in the guest", error)
 }
+
+/// Reads what a host may say, message by message.
+#[cfg(fuzzing)]
+pub fn read_for_fuzzing(mut bytes: &[u8]) {
+    let read = async {
+        while let Ok(message) = protocol::read::<Request>(&mut bytes).await {
+            let _ = message;
+        }
+    };
+    crate::peer::block_on_for_fuzzing(read);
+}

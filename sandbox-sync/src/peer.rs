@@ -237,14 +237,19 @@ impl Peer {
         let read = reader.await.map_err(io::Error::other);
         sent?;
         read.map_err(|error| Error::io("read the host's files", error))?;
+        self.outcomes(ops.len()).await
+    }
+
+    /// Reads what came of so many operations, in words where something stood in the way.
+    async fn outcomes(&mut self, count: usize) -> Result<Vec<Result<(), String>>, Error> {
         let mut outcomes = Vec::new();
         loop {
             match self.message().await? {
                 Reply::Outcome(part) => outcomes.extend(part),
-                Reply::OutcomeEnd if outcomes.len() == ops.len() => break,
+                Reply::OutcomeEnd if outcomes.len() == count => break,
                 reply => return Err(unexpected(reply)),
             }
-            if outcomes.len() > ops.len() {
+            if outcomes.len() > count {
                 return Err(Error::protocol("more outcomes than operations"));
             }
         }
@@ -435,6 +440,13 @@ fn silent(silence: Duration) -> Error {
 fn stream_error(error: io::Error) -> Error {
     Error::io("speak to the guest", error)
 }
+
+#[cfg(fuzzing)]
+mod fuzzing;
+#[cfg(fuzzing)]
+pub(crate) use fuzzing::block_on as block_on_for_fuzzing;
+#[cfg(fuzzing)]
+pub use fuzzing::hear as hear_for_fuzzing;
 
 #[cfg(test)]
 mod tests;
