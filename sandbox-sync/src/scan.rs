@@ -299,6 +299,7 @@ fn hash(file: &mut File, size: u64, buffer: &mut Vec<u8>) -> io::Result<(Digest,
 
 #[cfg(test)]
 mod tests {
+    use super::walk::ALONE;
     use super::*;
     use crate::rules::Lists;
 
@@ -345,6 +346,69 @@ mod tests {
         let mut tree = Arc::new(Tree::from_iter([item]));
         let changed = scan_again(&scanner, (&root, 10), &mut tree).unwrap();
         assert_eq!((*tree == first, changed), (true, vec![path]));
+    }
+
+    /// What is beneath a folder, read by one thread and in the plainest way.
+    fn plainly(folder: &std::path::Path, beneath: &str, found: &mut Tree) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let entry = entry.unwrap();
+            let path = format!("{beneath}{}", entry.file_name().to_str().unwrap());
+            let what = if entry.file_type().unwrap().is_dir() {
+                plainly(&entry.path(), &format!("{path}/"), found);
+                Entry::Directory
+            } else {
+                let bytes = std::fs::read(entry.path()).unwrap();
+                Entry::File {
+                    digest: Digest::of(&bytes),
+                    size: bytes.len() as u64,
+                    executable: false,
+                }
+            };
+            found.set(RelPath::new(path).unwrap(), Some(what));
+        }
+    }
+
+    #[test]
+    fn several_threads_find_what_one_does_and_tell_what_changed() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: String| folder.path().join(name);
+        for number in 0..40 * ALONE {
+            let within = at(format!("{}/{}/{number}", number % 3, number % 7));
+            std::fs::create_dir_all(&within).unwrap();
+            for name in ["a", "b", "c"] {
+                std::fs::write(within.join(name), format!("{name}{number}")).unwrap();
+            }
+        }
+        let root = Root::open(folder.path()).unwrap();
+        let (scanner, mut tree) = (Scanner::default(), Arc::default());
+        let all = scan_again(&scanner, (&root, 10_000), &mut tree).unwrap();
+        assert!(all.is_sorted() && all.len() == tree.len());
+        for number in (0..40 * ALONE).step_by(5) {
+            let within = at(format!("{}/{}/{number}", number % 3, number % 7));
+            match number % 4 {
+                0 => std::fs::write(within.join("b"), "other").unwrap(),
+                1 => std::fs::remove_dir_all(&within).unwrap(),
+                2 => std::fs::create_dir(within.join("d")).unwrap(),
+                _ => {
+                    std::fs::remove_dir_all(&within).unwrap();
+                    std::fs::write(within, "a file now").unwrap();
+                }
+            }
+        }
+        let (before, mut after) = (tree.clone(), Tree::default());
+        let changed = scan_again(&scanner, (&root, 10_000), &mut tree).unwrap();
+        plainly(folder.path(), "", &mut after);
+        assert!(*tree == after);
+        let expected: Vec<_> = before
+            .changes_to(&after)
+            .map(|(path, _)| path.clone())
+            .collect();
+        assert_eq!(changed, expected);
+        assert!(
+            scan_again(&scanner, (&root, 10_000), &mut tree)
+                .unwrap()
+                .is_empty()
+        );
     }
 
     #[test]

@@ -463,6 +463,42 @@ mod tests {
     }
 
     #[test]
+    fn the_children_of_a_folder_come_without_what_is_deeper() {
+        let names = [
+            "a", "a/b", "a/b/c", "a/b\x01", "a/b-", "a\x01", "a-b", "a-b/x", "z",
+        ];
+        let path = |p: &str| RelPath::new(p).unwrap();
+        let tree: Tree = names
+            .map(|p| (path(p), Entry::Directory))
+            .into_iter()
+            .collect();
+        let children = |folder: Option<RelPath>| {
+            let names = tree
+                .children(folder.as_ref())
+                .map(|item| item.path().as_bytes().to_vec());
+            names
+                .map(|name| String::from_utf8(name).unwrap())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(children(None), ["a", "a\x01", "a-b", "z"]);
+        assert_eq!(children(Some(path("a"))), ["a/b", "a/b\x01", "a/b-"]);
+        assert_eq!(children(Some(path("a/b"))), ["a/b/c"]);
+        assert!(children(Some(path("z"))).is_empty());
+    }
+
+    #[test]
+    fn what_trees_agree_on_is_held_once() {
+        let path = RelPath::new("a").unwrap();
+        let one = |entry: Entry| Tree::from_iter([(path.clone(), entry)]);
+        let (mut own, same) = (one(Entry::Directory), one(Entry::Directory));
+        own.share(&same, &path);
+        assert!(own.item(&path).unwrap().is(same.item(&path).unwrap()));
+        let other = one(Entry::Untracked(Reason::Special));
+        own.share(&other, &path);
+        assert_eq!(own.entry(&path), Some(&Entry::Directory));
+    }
+
+    #[test]
     fn changes_lead_from_one_tree_to_the_other() {
         let path = |p: &str| RelPath::new(p).unwrap();
         let old: Tree = [(path("a"), Entry::Directory), (path("b"), Entry::Directory)]

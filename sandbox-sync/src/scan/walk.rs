@@ -29,7 +29,7 @@ use crate::tree::{Entry, Item, Reason, Tree};
 use crate::watch::Watch;
 
 /// So many folders are looked at before other threads are asked to help.
-const ALONE: usize = 16;
+pub(super) const ALONE: usize = 16;
 /// More threads than this wait for each other and for the disk.
 const THREADS: usize = 8;
 
@@ -160,31 +160,33 @@ impl Walk<'_> {
         if names.len() > 0 && RelPath::is_too_long_for(path, names.longest()) {
             return Err(Errno::NAMETOOLONG.into());
         }
-        if self.count.fetch_add(names.len(), Ordering::Relaxed) + names.len()
-            > self.place.bounds.entries
-        {
+        let seen = self.count.fetch_add(names.len(), Ordering::Relaxed) + names.len();
+        if seen > self.place.bounds.entries {
             return Err(self.place.bounds.exceeded());
         }
-        let mut known = self.known.children(path).peekable();
+        self.children((&folder, task), &names, worker);
+        worker.names = names;
+        Ok(())
+    }
+
+    /// Looks at everything in a folder, and at what was in it.
+    fn children(&self, (folder, above): (&OwnedFd, &Task), names: &Names, worker: &mut Worker) {
+        let mut known = self.known.children(above.path.as_ref()).peekable();
         for (name, kind) in names.iter() {
             while let Some(gone) = known.next_if(|item| item.path().name() < name) {
                 worker.found.gone.push(gone.path().clone());
             }
             let item = known.next_if(|item| item.path().name() == name);
             let child = Child {
-                folder: &folder,
-                above: task,
+                folder,
+                above,
                 name,
                 item,
             };
             self.child(&child, kind, worker);
         }
-        worker
-            .found
-            .gone
-            .extend(known.map(|item| item.path().clone()));
-        worker.names = names;
-        Ok(())
+        let gone = known.map(|item| item.path().clone());
+        worker.found.gone.extend(gone);
     }
 
     /// Looks at one name; `kind` is what its folder says that it is.
