@@ -184,7 +184,7 @@ pub fn portable_target(depth: usize, target: &[u8]) -> bool {
 
 /// What is at each path of a root; the root itself has no entry.
 ///
-/// Trees that agree share what they hold, see [`Tree::share`]: a clone costs a pointer for each entry.
+/// Trees that agree share what they hold: a clone costs a pointer for each entry.
 #[derive(Debug, Clone, Default)]
 pub struct Tree(BTreeSet<Item>);
 
