@@ -117,6 +117,7 @@ impl Walk<'_> {
     }
 
     fn work(&self, queue: &Queue, worker: &mut Worker) {
+        let _end = OnPanic(queue);
         let mut last = None;
         while let Some(task) = queue.next(last.take(), &mut worker.below) {
             last = Some(self.folder(&task, worker));
@@ -368,6 +369,19 @@ impl Found {
         changed.sort();
         changed.dedup();
         changed
+    }
+}
+
+/// Keeps the others from waiting for a thread that will never be done.
+struct OnPanic<'a>(&'a Queue);
+
+impl Drop for OnPanic<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            let error = io::Error::other("a thread of a scan panicked");
+            self.0.state().failed.get_or_insert(error);
+            self.0.more.notify_all();
+        }
     }
 }
 
