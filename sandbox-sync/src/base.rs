@@ -19,7 +19,7 @@ use std::sync::Arc;
 use sandbox_base::durable;
 
 use crate::path::RelPath;
-use crate::tree::{Entry, Item, Tree};
+use crate::tree::{Entry, Item, MANY, Tree};
 
 mod journal;
 
@@ -81,6 +81,9 @@ impl Base {
         let tree = Arc::make_mut(&mut self.tree);
         for path in paths {
             tree.share(other, path);
+        }
+        if paths.len() > MANY {
+            tree.pack();
         }
     }
 

@@ -21,7 +21,7 @@ use crate::root::Root;
 use crate::rules::Rules;
 use crate::safety::{self, Halt, Resolution};
 use crate::scope::Scope;
-use crate::tree::{Entry, Item};
+use crate::tree::{Entry, Item, MANY};
 
 mod review;
 
@@ -39,9 +39,6 @@ pub(crate) struct Engine {
     /// So much was looked at or planned that memory is to be handed back.
     pub(crate) much: bool,
 }
-
-/// After so many changes at once, what planning and carrying them out took is worth handing back.
-pub(crate) const MANY: usize = 1_000;
 
 /// How a cycle ended, if it did not fail.
 #[derive(Debug)]

@@ -17,7 +17,6 @@ use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 
 use crate::apply::Refusal;
-use crate::cycle::MANY;
 use crate::delta::Index;
 use crate::driver::release;
 use crate::error::Error;
@@ -29,7 +28,7 @@ use crate::rules::Rules;
 use crate::scan::Bounds;
 use crate::stage::Staging;
 use crate::transfer::{self, Source};
-use crate::tree::{Entry, Tree};
+use crate::tree::{Entry, MANY, Tree};
 use crate::watch::Watch;
 
 /// How long to collect changes before a hint goes out.

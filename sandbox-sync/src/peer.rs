@@ -23,7 +23,7 @@ use crate::reconcile::Op;
 use crate::replica::{Batch, Wanted};
 use crate::root::Root;
 use crate::transfer::{self, Bundle, Source};
-use crate::tree::{Entry, Item, Tree};
+use crate::tree::{Entry, Item, MANY, Tree};
 
 mod contents;
 mod meter;
@@ -146,6 +146,9 @@ impl Peer {
     pub(crate) fn share(&mut self, host: &Tree, paths: &[RelPath]) {
         for path in paths {
             self.tree.share(host, path);
+        }
+        if paths.len() > MANY {
+            self.tree.pack();
         }
     }
 

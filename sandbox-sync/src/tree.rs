@@ -21,6 +21,9 @@ pub(crate) use item::Item;
 /// The longest symlink target that is synchronized, in bytes.
 pub const MAX_TARGET: usize = 1024;
 
+/// After so many paths at once a tree is worth packing, and what the work took worth handing back.
+pub(crate) const MANY: usize = 1_000;
+
 /// The BLAKE3 digest of a file's bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Digest([u8; 32]);
@@ -219,6 +222,11 @@ impl Tree {
     /// Returns what is at `path` as other trees can hold it.
     pub(crate) fn item(&self, path: &RelPath) -> Option<&Item> {
         self.0.get(path)
+    }
+
+    /// Holds the same in half the memory, where many entries were set one after the other.
+    pub(crate) fn pack(&mut self) {
+        self.0 = std::mem::take(&mut self.0).into_iter().collect();
     }
 
     /// Returns what is at `path`, where that is `entry`, as other trees can hold it.
