@@ -160,7 +160,15 @@ struct Applier<'a> {
     /// Folders whose entries changed.
     touched: BTreeSet<Option<RelPath>>,
     /// The folder that was opened last; neighbours are carried out one after the other.
-    folder: Option<(Option<RelPath>, OwnedFd)>,
+    folder: Option<Open>,
+}
+
+/// An open folder of the root.
+struct Open {
+    path: Option<RelPath>,
+    folder: OwnedFd,
+    /// It is among those whose entries changed.
+    is_touched: bool,
 }
 
 impl Applier<'_> {
@@ -170,16 +178,21 @@ impl Applier<'_> {
         staged: Option<&Result<String, String>>,
     ) -> Result<(), Refusal> {
         let parent = op.path.parent();
-        let folder = match self.folder.take() {
-            Some((path, folder)) if path == parent => folder,
-            _ => self.root.parent_of(&op.path)?,
+        let (folder, mut is_touched) = match self.folder.take() {
+            Some(open) if open.path == parent => (open.folder, open.is_touched),
+            _ => (self.root.directory(parent.as_ref())?, false),
         };
         let result = self.within(&folder, op, staged);
-        if result.is_ok() {
+        if result.is_ok() && !is_touched {
+            is_touched = true;
             self.touched.insert(parent.clone());
         }
         // What an operation on a folder did to it is seen by opening it again.
-        self.folder = Some((parent, folder));
+        self.folder = Some(Open {
+            path: parent,
+            folder,
+            is_touched,
+        });
         result
     }
 
@@ -203,11 +216,12 @@ impl Applier<'_> {
             },
             Some(Entry::Untracked(_)) => return Err(Refusal::Postponed),
         };
-        let made = Facts::at(self.staging.folder(), new.as_bytes())?;
-        let result = match &op.old {
-            None => rename_new((self.staging.folder(), &new), (folder, op.path.name())),
-            Some(old) => self.replace(folder, op, old, &new),
+        let Some(old) = &op.old else {
+            // What cannot be put in place is never swapped with anything: it is cleared with the folder.
+            return rename_new((self.staging.folder(), &new), (folder, op.path.name()));
         };
+        let made = Facts::at(self.staging.folder(), new.as_bytes())?;
+        let result = self.replace(folder, op, old, &new);
         if let (Err(_), Some(made)) = (&result, made) {
             self.clear(&new, made.inode);
         }

@@ -1,28 +1,34 @@
 //! The base: the last tree on which both sides agreed, as a file.
 //!
-//! ```text
-//! "sandbox-sync base 1\n"   BLAKE3 of the rest   postcard(root's path, entries)
-//! ```
+//! The file is a [journal](journal): the whole tree as it was once, and what each cycle changed since. A cycle
+//! appends its record after everything that it says is durable on both sides, and flushes it; when the
+//! records come to more than the tree in front of them, the file is replaced by one that begins with the
+//! tree as it is.
 //!
-//! It is replaced as a whole after everything that it says is durable on both sides. A file that is
-//! missing, torn, of another version or of another root is an *empty* history: then each side's files are
+//! A crash while a record is appended leaves the records before it: a base that is too old by that one
+//! cycle, which is what a crash before the append leaves as well. A file that is missing, damaged otherwise,
+//! of another version or of another root is an *empty* history: then each side's files are
 //! new, the two are united, and where they differ there is a conflict. It is never read as "everything was
 //! deleted" (`S17`, `S18`).
 
-use std::fs;
-use std::io;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use sandbox_base::durable;
 
 use crate::path::RelPath;
-use crate::tree::{Entry, Tree};
+use crate::tree::{Entry, Item, MANY, Tree};
 
-const MAGIC: &[u8] = b"sandbox-sync base 1\n";
-const HEADER: usize = MAGIC.len() + 32;
+mod journal;
+
+use journal::Chain;
+
 /// A base of a million entries has about a tenth of this.
 const LONGEST: u64 = 1 << 30;
+/// Up to so many bytes of records are kept whatever the tree takes: replacing a file costs more.
+const SLACK: u64 = 256 * 1024;
 
 /// The agreed tree and where it is kept.
 #[derive(Debug)]
@@ -30,24 +36,39 @@ pub(crate) struct Base {
     tree: Arc<Tree>,
     root: Vec<u8>,
     file: Option<PathBuf>,
+    journal: Option<Journal>,
 }
+
+/// What is known of a file to which records can be appended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Journal {
+    chain: Chain,
+    /// How long the file is, and how much of that is not the tree in front.
+    length: u64,
+    records: u64,
+}
+
+/// What one cycle changed.
+type Changes<'a> = Vec<(&'a RelPath, Option<&'a Entry>)>;
 
 impl Base {
     /// Reads what `file` says about `root`.
     pub(crate) fn open(file: Option<&Path>, root: &Path) -> Self {
         let root = root.as_os_str().as_encoded_bytes().to_vec();
-        let tree = file.and_then(|file| match read(file, &root) {
-            Ok(tree) => Some(tree),
+        let read = file.and_then(|file| match read(file, &root) {
+            Ok(read) => Some(read),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => {
                 tracing::warn!(%error, file = %file.display(), "the base is unusable; starting without history");
                 None
             }
         });
+        let (tree, journal) = read.unwrap_or_default();
         Self {
-            tree: Arc::new(tree.unwrap_or_default()),
+            tree: Arc::new(tree),
             root,
             file: file.map(Path::to_owned),
+            journal,
         }
     }
 
@@ -55,108 +76,157 @@ impl Base {
         &self.tree
     }
 
-    /// Takes in what was agreed and writes it down, if that changes anything.
-    pub(crate) fn record(&mut self, agreed: Vec<(RelPath, Option<Entry>)>) -> io::Result<()> {
+    /// Holds what `other` holds at `paths` where the two are equal.
+    pub(crate) fn share(&mut self, other: &Tree, paths: &[RelPath]) {
+        let tree = Arc::make_mut(&mut self.tree);
+        for path in paths {
+            tree.share(other, path);
+        }
+        if paths.len() > MANY {
+            tree.pack();
+        }
+    }
+
+    /// Takes in what was agreed, items or paths where nothing is, and writes it down, if that changes
+    /// anything.
+    pub(crate) fn record(&mut self, agreed: Vec<Result<Item, RelPath>>) -> io::Result<()> {
         if agreed.is_empty() {
             return Ok(());
         }
+        let change = |item: &Result<Item, RelPath>| match item {
+            Ok(item) => (item.path().clone(), Some(item.entry().clone())),
+            Err(path) => (path.clone(), None),
+        };
+        let changes = match (&self.file, self.journal) {
+            (Some(_), Some(journal)) if journal.has_room() => {
+                let changes: Vec<_> = agreed.iter().map(change).collect();
+                Some(postcard::to_stdvec(&changes).map_err(io::Error::other)?)
+            }
+            _ => None,
+        };
         let tree = Arc::make_mut(&mut self.tree);
-        for (path, entry) in agreed {
-            tree.set(path, entry);
+        for item in agreed {
+            match item {
+                Ok(item) => tree.put(item),
+                Err(path) => tree.set(path, None),
+            }
         }
-        match &self.file {
-            None => Ok(()),
-            Some(file) => durable::write(file, &encode(&self.root, &self.tree)?),
+        self.write(changes)
+    }
+
+    /// Appends what changed, or writes everything where it cannot be appended.
+    fn write(&mut self, changes: Option<Vec<u8>>) -> io::Result<()> {
+        let Some(file) = &self.file else {
+            return Ok(());
+        };
+        // Until it has ended well, nothing can follow what was begun.
+        let journal = self.journal.take();
+        if let (Some(journal), Some(changes)) = (journal, changes) {
+            match journal.append(file, &changes) {
+                Ok(journal) => {
+                    self.journal = Some(journal);
+                    return Ok(());
+                }
+                Err(error) => tracing::debug!(%error, "the base is written anew"),
+            }
         }
+        let entries: Changes<'_> = self.tree.iter().map(|(p, e)| (p, Some(e))).collect();
+        let body = postcard::to_stdvec(&(&self.root, entries)).map_err(io::Error::other)?;
+        let (bytes, chain) = journal::begin(&body)?;
+        durable::write(file, &bytes)?;
+        self.journal = Some(Journal {
+            chain,
+            length: bytes.len() as u64,
+            records: 0,
+        });
+        Ok(())
     }
 }
 
-fn encode(root: &[u8], tree: &Tree) -> io::Result<Vec<u8>> {
-    let entries: Vec<(&RelPath, &Entry)> = tree.iter().collect();
-    let body = postcard::to_stdvec(&(root, entries)).map_err(io::Error::other)?;
-    let mut file = Vec::with_capacity(HEADER + body.len());
-    file.extend_from_slice(MAGIC);
-    file.extend_from_slice(blake3::hash(&body).as_bytes());
-    file.extend_from_slice(&body);
-    Ok(file)
+impl Journal {
+    fn has_room(self) -> bool {
+        self.records <= SLACK.max(self.length - self.records) && self.length < LONGEST / 2
+    }
+
+    fn append(self, file: &Path, changes: &[u8]) -> io::Result<Self> {
+        let (record, chain) = journal::append(self.chain, changes)?;
+        let mut file = OpenOptions::new().append(true).open(file)?;
+        if file.metadata()?.len() != self.length {
+            return Err(io::Error::other("somebody else wrote to it"));
+        }
+        file.write_all(&record)?;
+        file.sync_data()?;
+        let more = record.len() as u64;
+        Ok(Self {
+            chain,
+            length: self.length + more,
+            records: self.records + more,
+        })
+    }
 }
 
-fn read(file: &Path, root: &[u8]) -> io::Result<Tree> {
-    let invalid = |reason: &str| io::Error::new(io::ErrorKind::InvalidData, reason.to_owned());
+fn read(file: &Path, root: &[u8]) -> io::Result<(Tree, Option<Journal>)> {
     if fs::metadata(file)?.len() > LONGEST {
         return Err(invalid("longer than any base"));
     }
     let bytes = fs::read(file)?;
-    let (header, body) = bytes
-        .split_at_checked(HEADER)
-        .ok_or_else(|| invalid("too short"))?;
-    let digest = header
-        .strip_prefix(MAGIC)
-        .ok_or_else(|| invalid("of another version"))?;
-    if blake3::hash(body).as_bytes()[..] != *digest {
-        return Err(invalid("its checksum does not match"));
+    let (of, tree, journal) = replay(&bytes)?;
+    match of == root {
+        true => Ok((tree, journal)),
+        false => Err(invalid("of another root")),
     }
-    let (of, entries): (Vec<u8>, Vec<(RelPath, Entry)>) =
-        postcard::from_bytes(body).map_err(|error| invalid(&error.to_string()))?;
-    if of != root {
-        return Err(invalid("of another root"));
+}
+
+/// Returns what a file says: of which root, which tree, and what can follow.
+fn replay(bytes: &[u8]) -> io::Result<(Vec<u8>, Tree, Option<Journal>)> {
+    let read = journal::read(bytes).map_err(invalid)?;
+    let (first, rest) = read.records.split_first().ok_or_else(|| invalid("empty"))?;
+    let (root, entries) = decode::<(Vec<u8>, Vec<Change>)>(first)?;
+    let entries = entries.into_iter();
+    let mut tree = Tree::from_iter(entries.filter_map(|(path, entry)| Some((path, entry?))));
+    for record in rest {
+        for (path, entry) in decode::<Vec<Change>>(record)? {
+            tree.set(path, entry);
+        }
     }
-    Ok(Tree::from_iter(entries))
+    let records = rest.iter().map(|body| body.len() as u64).sum();
+    let length = bytes.len() as u64;
+    let journal = |chain| Journal {
+        chain,
+        length,
+        records,
+    };
+    Ok((root, tree, read.chain.map(journal)))
+}
+
+type Change = (RelPath, Option<Entry>);
+
+fn decode<T: serde::de::DeserializeOwned>(body: &[u8]) -> io::Result<T> {
+    postcard::from_bytes(body).map_err(|error| invalid(&error.to_string()))
+}
+
+fn invalid(reason: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, reason.to_owned())
+}
+
+/// Reads what a file of a base may hold; `true` where it stands. The digests are made to fit, which no
+/// fuzzer finds by itself.
+#[cfg(fuzzing)]
+pub fn read_for_fuzzing(bytes: &[u8]) -> bool {
+    let _ = replay(bytes);
+    let mut parts = bytes.split(|byte| *byte == 0xff);
+    let Ok((mut file, mut chain)) = journal::begin(parts.next().unwrap_or_default()) else {
+        return false;
+    };
+    for part in parts {
+        let Ok((record, after)) = journal::append(chain, part) else {
+            return false;
+        };
+        file.extend_from_slice(&record);
+        chain = after;
+    }
+    replay(&file).is_ok()
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::tree::Digest;
-    use proptest::prelude::*;
-
-    fn recorded(file: &Path) -> Base {
-        let mut base = Base::open(Some(file), Path::new("/w"));
-        let file = Entry::File {
-            digest: Digest::of(b"x"),
-            size: 1,
-            executable: true,
-        };
-        let entries = [("a", Entry::Directory), ("a/b", file)];
-        let agreed = entries.map(|(p, e)| (RelPath::new(p).unwrap(), Some(e)));
-        base.record(agreed.into()).unwrap();
-        base
-    }
-
-    #[test]
-    fn what_was_recorded_is_read_again() {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("base");
-        let base = recorded(&file);
-        assert_eq!(Base::open(Some(&file), Path::new("/w")).tree(), base.tree());
-    }
-
-    #[test]
-    fn s18_a_base_of_another_root_is_no_history() {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("base");
-        drop(recorded(&file));
-        assert!(
-            Base::open(Some(&file), Path::new("/other"))
-                .tree()
-                .is_empty()
-        );
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(64))]
-        #[test]
-        fn s17_a_damaged_base_is_no_history(cut: prop::sample::Index, flip: prop::sample::Index, bit in 0u8..8) {
-            let folder = tempfile::tempdir().unwrap();
-            let file = folder.path().join("base");
-            drop(recorded(&file));
-            let bytes = fs::read(&file).unwrap();
-            let mut damaged = bytes.clone();
-            damaged[flip.index(bytes.len())] ^= 1 << bit;
-            for bytes in [&damaged[..], &bytes[..cut.index(bytes.len())]] {
-                fs::write(&file, bytes).unwrap();
-                prop_assert!(Base::open(Some(&file), Path::new("/w")).tree().is_empty());
-            }
-        }
-    }
-}
+mod tests;

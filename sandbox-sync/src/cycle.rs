@@ -21,7 +21,7 @@ use crate::root::Root;
 use crate::rules::Rules;
 use crate::safety::{self, Halt, Resolution};
 use crate::scope::Scope;
-use crate::tree::Entry;
+use crate::tree::{Entry, Item, MANY};
 
 mod review;
 
@@ -36,6 +36,8 @@ pub(crate) struct Engine {
     pub(crate) rules: Arc<Rules>,
     pub(crate) options: Options,
     pub(crate) scope: Scope,
+    /// So much was looked at or planned that memory is to be handed back.
+    pub(crate) much: bool,
 }
 
 /// How a cycle ended, if it did not fail.
@@ -136,21 +138,22 @@ impl Engine {
             report.to_host = sort(Side::Host, ops, answers, &mut agreed, &mut report.problems);
         }
 
-        let record = move |base: &mut Base| base.record(agreed);
-        let recorded = self.base.run(record).await.flatten();
-        recorded.map_err(Failure::local("record the base"))?;
+        self.record(agreed).await?;
         self.scope.settle(&report);
         Ok(Outcome::Done(report))
     }
 
     /// Looks at both sides.
     pub(crate) async fn scan(&mut self, thorough: bool) -> Result<Option<Halt>, Failure> {
+        let base = self.base.run(|base| base.tree().clone()).await;
+        let base = base.map_err(Failure::local("look at the base"))?;
         let scan = self.host.run(move |replica| replica.scan(thorough));
-        let (host, guest) = tokio::join!(scan, self.peer.scan(thorough));
+        let (host, guest) = tokio::join!(scan, self.peer.scan(thorough, &base));
+        drop(base);
         let guest = guest.map_err(Failure::fatal)?;
         self.scope.add(guest.iter().flatten().cloned());
-        match host.flatten() {
-            Ok(changed) => self.scope.add(changed),
+        let mut changed = match host.flatten() {
+            Ok(changed) => changed,
             Err(error) => {
                 // What it had found already is in the tree, and nobody was told.
                 self.scope.widen();
@@ -159,11 +162,47 @@ impl Engine {
                     _ => Err(Failure::local("scan the host's folder")(error)),
                 };
             }
+        };
+        self.scope.add(changed.iter().cloned());
+        let Some(guest) = guest else {
+            return Ok(Some(Halt::RootReplaced { side: Side::Guest }));
+        };
+        changed.extend(guest);
+        self.much |= changed.len() > MANY;
+        self.share(changed).await?;
+        Ok(None)
+    }
+
+    /// Has all trees hold once what they agree on.
+    async fn share(&mut self, changed: Vec<RelPath>) -> Result<(), Failure> {
+        if changed.is_empty() {
+            return Ok(());
         }
-        Ok(match guest {
-            Some(_) => None,
-            None => Some(Halt::RootReplaced { side: Side::Guest }),
-        })
+        let host = self.host.run(|replica| replica.tree().clone()).await;
+        let host = host.map_err(Failure::local("look at the host's tree"))?;
+        self.peer.share(&host, &changed);
+        let share = move |base: &mut Base| base.share(&host, &changed);
+        let shared = self.base.run(share).await;
+        shared.map_err(Failure::local("look at the base"))
+    }
+
+    /// Records what both sides agree on.
+    pub(crate) async fn record(
+        &mut self,
+        agreed: Vec<(RelPath, Option<Entry>)>,
+    ) -> Result<(), Failure> {
+        let host = self.host.run(|replica| replica.tree().clone()).await;
+        let host = host.map_err(Failure::local("look at the host's tree"))?;
+        let trees = [&*host, self.peer.tree()];
+        let one = |(path, entry): (RelPath, Option<Entry>)| {
+            let entry = entry.ok_or_else(|| path.clone())?;
+            let item = trees.into_iter().find_map(|tree| tree.same(&path, &entry));
+            Ok(item.unwrap_or_else(|| Item::new(path, entry)))
+        };
+        let agreed = agreed.into_iter().map(one).collect();
+        let record = move |base: &mut Base| base.record(agreed);
+        let recorded = self.base.run(record).await.flatten();
+        recorded.map_err(Failure::local("record the base"))
     }
 
     async fn plan(
@@ -238,7 +277,7 @@ fn sort(
     agreed: &mut Vec<(RelPath, Option<Entry>)>,
     problems: &mut Vec<Problem>,
 ) -> Vec<Change> {
-    let mut changes = Vec::new();
+    let mut changes = Vec::with_capacity(ops.len());
     for (Op { path, old, new }, answer) in ops.into_iter().zip(answers) {
         match answer {
             Ok(()) => {

@@ -31,6 +31,14 @@ type Channels = (
     Arc<Mutex<Standing>>,
 );
 
+/// Hands freed memory back to the kernel.
+pub(crate) async fn release() {
+    let released = tokio::task::spawn_blocking(sandbox_base::memory::release).await;
+    if let Err(error) = released {
+        tracing::debug!(%error, "freed memory was kept");
+    }
+}
+
 /// Opens both sides, runs the first cycle and leaves a task behind.
 pub(crate) async fn start(
     root: &Path,
@@ -62,6 +70,7 @@ pub(crate) async fn start(
         rules,
         options,
         scope: Scope::default(),
+        much: false,
     };
     let mut driver = Driver {
         engine,
@@ -259,14 +268,20 @@ impl Driver {
         match outcome {
             Ok(Outcome::Done(report)) => {
                 self.halt = None;
+                let report = Arc::new(report);
                 self.stand(|standing| {
                     (standing.halted, standing.failed) = (None, None);
-                    standing.last = Arc::new(report.clone());
+                    standing.last = report.clone();
                 });
                 if !(report.is_quiet() && report.is_settled()) {
-                    self.tell(Event::Synchronized(Arc::new(report.clone())));
+                    self.tell(Event::Synchronized(report.clone()));
                 }
-                Ok(report)
+                let told = Report::clone(&report);
+                drop(report);
+                if std::mem::take(&mut self.engine.much) {
+                    release().await;
+                }
+                Ok(told)
             }
             Ok(Outcome::Halted(halt)) => {
                 let error = halted(&halt);

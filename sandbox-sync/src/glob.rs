@@ -10,6 +10,8 @@
 pub(crate) struct Glob {
     parts: Vec<Part>,
     fold_case: bool,
+    /// The last part is one name alone, or two that differ by case.
+    ends_plain: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,12 +42,32 @@ impl Glob {
                 name => parts.push(Part::Name(name.into())),
             }
         }
-        Some(Self { parts, fold_case })
+        Some(Self::of(parts, fold_case))
+    }
+
+    fn of(parts: Vec<Part>, fold_case: bool) -> Self {
+        let plain = |name: &Vec<u8>| !name.iter().any(|byte| matches!(byte, b'*' | b'?'));
+        let ends_plain = matches!(parts.last(), Some(Part::Name(name)) if plain(name));
+        Self {
+            parts,
+            fold_case,
+            ends_plain,
+        }
     }
 
     /// Tells whether the pattern names exactly the path of these names.
     pub(crate) fn matches(&self, names: &[&[u8]]) -> bool {
-        names_match(&self.parts, names, self.fold_case)
+        self.may_match(names) && names_match(&self.parts, names, self.fold_case)
+    }
+
+    /// Rules most paths out by their last name, without looking at the rest.
+    fn may_match(&self, names: &[&[u8]]) -> bool {
+        match (self.parts.last(), names.last()) {
+            (Some(Part::Name(pattern)), Some(name)) if self.ends_plain => {
+                pattern.len() == name.len() && name_matches(pattern, name, self.fold_case)
+            }
+            _ => true,
+        }
     }
 
     /// Tells whether the pattern ends in `**` and so names everything beneath a folder.
@@ -57,10 +79,7 @@ impl Glob {
     pub(crate) fn leading(&self) -> impl Iterator<Item = Self> {
         (1..self.parts.len())
             .filter(|end| self.parts[..*end] != [Part::AnyNames])
-            .map(|end| Self {
-                parts: self.parts[..end].to_vec(),
-                fold_case: self.fold_case,
-            })
+            .map(|end| Self::of(self.parts[..end].to_vec(), self.fold_case))
     }
 }
 

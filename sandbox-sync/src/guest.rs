@@ -18,6 +18,7 @@ use tokio::task::JoinHandle;
 
 use crate::apply::Refusal;
 use crate::delta::Index;
+use crate::driver::release;
 use crate::error::Error;
 use crate::protocol::{self, Hello, Mark, Piece, Received, Reply, Request, batches, clip, weight};
 use crate::reconcile::Op;
@@ -27,7 +28,7 @@ use crate::rules::Rules;
 use crate::scan::Bounds;
 use crate::stage::Staging;
 use crate::transfer::{self, Source};
-use crate::tree::{Entry, Tree};
+use crate::tree::{Entry, MANY, Tree};
 use crate::watch::Watch;
 
 /// How long to collect changes before a hint goes out.
@@ -258,11 +259,13 @@ impl Guest {
             }
             Err(error) => return Err(Error::io("scan the workspace in the guest", error)),
         };
+        let many = found.len() > MANY;
         let bytes = |item: &(_, Option<Entry>)| path_bytes(&item.0) + weight(item.1.as_ref());
         for part in batches(found, bytes) {
             self.say(&Reply::Found(part)).await?;
         }
-        self.say(&Reply::Scanned).await
+        self.say(&Reply::Scanned).await?;
+        self.release_if(many).await
     }
 
     async fn fetch(
@@ -278,10 +281,12 @@ impl Guest {
         };
         let wanted = files.into_iter().map(wanted).collect();
         let (mut pieces, _reader) = transfer::send(self.root.clone(), wanted);
-        while let Some(piece) = pieces.recv().await {
+        while let Some(bundle) = pieces.recv().await {
             let mut writer = self.writer.lock().await;
-            let sent = protocol::write_piece::<Reply>(&mut *writer, &piece).await;
-            sent.map_err(stream_error)?;
+            for piece in bundle {
+                let sent = protocol::write_piece::<Reply>(&mut *writer, &piece).await;
+                sent.map_err(stream_error)?;
+            }
         }
         Ok(())
     }
@@ -302,14 +307,26 @@ impl Guest {
         let batch = transfer::receive(batch, self).await?;
         let applied = tokio::task::spawn_blocking(move || Batch::apply(batch)).await;
         let applied = applied.map_err(|error| work_error(io::Error::other(error)))?;
-        let (_, results) = applied.map_err(|error| Error::io("apply in the guest", error))?;
+        let (ops, results) = applied.map_err(|error| Error::io("apply in the guest", error))?;
+        let many = ops.len() > MANY;
+        drop(ops);
         let outcome =
             |result: Result<(), Refusal>| result.err().map(|refusal| clip(&refusal.to_string()));
         let outcomes = results.into_iter().map(outcome);
         for part in batches(outcomes, |outcome| outcome.as_ref().map_or(0, String::len)) {
             self.say(&Reply::Outcome(part)).await?;
         }
-        self.say(&Reply::OutcomeEnd).await
+        self.say(&Reply::OutcomeEnd).await?;
+        self.release_if(many).await
+    }
+
+    /// Hands memory back after much work, once the host has its answer.
+    async fn release_if(&mut self, many: bool) -> Result<(), Error> {
+        if many {
+            self.flush().await?;
+            release().await;
+        }
+        Ok(())
     }
 
     async fn say(&mut self, reply: &Reply) -> Result<(), Error> {
@@ -360,4 +377,15 @@ fn stream_error(error: io::Error) -> Error {
 
 fn work_error(error: io::Error) -> Error {
     Error::io("work in the guest", error)
+}
+
+/// Reads what a host may say, message by message.
+#[cfg(fuzzing)]
+pub fn read_for_fuzzing(mut bytes: &[u8]) {
+    let read = async {
+        while let Ok(message) = protocol::read::<Request>(&mut bytes).await {
+            let _ = message;
+        }
+    };
+    crate::peer::block_on_for_fuzzing(read);
 }

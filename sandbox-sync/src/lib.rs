@@ -102,6 +102,8 @@
 
 mod base;
 mod error;
+#[cfg(all(fuzzing, unix))]
+pub mod fuzzing;
 mod glob;
 mod options;
 pub mod path;

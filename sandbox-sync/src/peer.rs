@@ -22,8 +22,8 @@ use crate::protocol::{self, Hello, Mark, Piece, Received, Reply, Request, batche
 use crate::reconcile::Op;
 use crate::replica::{Batch, Wanted};
 use crate::root::Root;
-use crate::transfer::{self, Source};
-use crate::tree::{Entry, Tree};
+use crate::transfer::{self, Bundle, Source};
+use crate::tree::{Entry, Item, MANY, Tree};
 
 mod contents;
 mod meter;
@@ -109,10 +109,12 @@ impl Peer {
     }
 
     /// Asks for what changed since the last scan, which the guest finds by a `thorough` look or by its
-    /// watch, and returns the paths; `None` means that the guest's root is gone.
+    /// watch, and returns the paths; `None` means that the guest's root is gone. What is in `base` as well is
+    /// held once.
     pub(crate) async fn scan(
         &mut self,
         thorough: bool,
+        base: &Tree,
     ) -> Result<Option<BTreeSet<RelPath>>, Error> {
         self.say(&Request::Scan(thorough)).await?;
         self.flush().await?;
@@ -121,7 +123,13 @@ impl Peer {
             match self.message().await? {
                 Reply::Found(entries) => {
                     for (path, entry) in entries {
-                        self.found(path, entry, &mut seen)?;
+                        let item = match entry {
+                            None => Err(path),
+                            Some(entry) => Ok(base
+                                .same(&path, &entry)
+                                .unwrap_or_else(|| Item::new(path, entry))),
+                        };
+                        self.found(item, &mut seen)?;
                     }
                 }
                 Reply::Scanned => break,
@@ -134,40 +142,57 @@ impl Peer {
         Ok(Some(seen))
     }
 
+    /// Has the guest's tree hold what `host` holds where the two are equal.
+    pub(crate) fn share(&mut self, host: &Tree, paths: &[RelPath]) {
+        for path in paths {
+            self.tree.share(host, path);
+        }
+        if paths.len() > MANY {
+            self.tree.pack();
+        }
+    }
+
+    /// Takes in what is at a path now, or that nothing is.
     fn found(
         &mut self,
-        path: RelPath,
-        entry: Option<Entry>,
+        item: Result<Item, RelPath>,
         seen: &mut BTreeSet<RelPath>,
     ) -> Result<(), Error> {
-        if entry.is_none() && self.tree.entry(&path).is_none() {
+        let bytes = |item: &Item| item.path().as_bytes().len() + weight(Some(item.entry()));
+        let (path, entry) = match &item {
+            Ok(item) => (item.path().clone(), Some(item.entry())),
+            Err(path) => (path.clone(), None),
+        };
+        let old = self.tree.item(&path);
+        if entry.is_none() && old.is_none() {
             return Err(Error::protocol(format!(
                 "the removal of {path}, which was never there"
             )));
         }
         let size = entry
-            .as_ref()
             .and_then(Entry::content)
             .map_or(0, |content| content.1);
         if size > self.limits.file_bytes {
             return Err(Error::protocol(format!("{path} with {size} bytes")));
         }
-        let old = self.tree.entry(&path);
-        self.bytes -= old.map_or(0, |old| path.as_bytes().len() + weight(Some(old)));
-        self.bytes += entry
-            .as_ref()
-            .map_or(0, |new| path.as_bytes().len() + weight(Some(new)));
-        self.tree.set(path.clone(), entry);
+        self.bytes -= old.map_or(0, bytes);
+        self.bytes += item.as_ref().map_or(0, bytes);
+        match item {
+            Ok(item) => self.tree.put(item),
+            Err(path) => self.tree.set(path, None),
+        }
         let most = self.limits.entries;
         if self.tree.len() > most || self.bytes > most.saturating_mul(PATH_BYTES) {
             return Err(Error::protocol(format!(
                 "more than {most} entries, or their paths too long"
             )));
         }
-        if seen.insert(path.clone()) {
-            Ok(())
-        } else {
-            Err(Error::protocol(format!("{path} twice in one scan")))
+        match seen.contains(&path) {
+            true => Err(Error::protocol(format!("{path} twice in one scan"))),
+            false => {
+                seen.insert(path);
+                Ok(())
+            }
         }
     }
 
@@ -215,14 +240,19 @@ impl Peer {
         let read = reader.await.map_err(io::Error::other);
         sent?;
         read.map_err(|error| Error::io("read the host's files", error))?;
+        self.outcomes(ops.len()).await
+    }
+
+    /// Reads what came of so many operations, in words where something stood in the way.
+    async fn outcomes(&mut self, count: usize) -> Result<Vec<Result<(), String>>, Error> {
         let mut outcomes = Vec::new();
         loop {
             match self.message().await? {
                 Reply::Outcome(part) => outcomes.extend(part),
-                Reply::OutcomeEnd if outcomes.len() == ops.len() => break,
+                Reply::OutcomeEnd if outcomes.len() == count => break,
                 reply => return Err(unexpected(reply)),
             }
-            if outcomes.len() > ops.len() {
+            if outcomes.len() > count {
                 return Err(Error::protocol("more outcomes than operations"));
             }
         }
@@ -232,14 +262,16 @@ impl Peer {
 
     async fn pass_on(
         &mut self,
-        mut pieces: mpsc::Receiver<Piece>,
+        mut pieces: mpsc::Receiver<Bundle>,
         mut meter: Meter<'_>,
     ) -> Result<(), Error> {
         let silence = self.limits.silence;
-        while let Some(piece) = pieces.recv().await {
-            let written = protocol::write_piece::<Request>(&mut self.writer, &piece);
-            timed(silence, written).await?;
-            meter.sent(&piece);
+        while let Some(bundle) = pieces.recv().await {
+            for piece in bundle {
+                let written = protocol::write_piece::<Request>(&mut self.writer, &piece);
+                timed(silence, written).await?;
+                meter.sent(&piece);
+            }
         }
         self.flush().await
     }
@@ -411,6 +443,13 @@ fn silent(silence: Duration) -> Error {
 fn stream_error(error: io::Error) -> Error {
     Error::io("speak to the guest", error)
 }
+
+#[cfg(fuzzing)]
+mod fuzzing;
+#[cfg(fuzzing)]
+pub(crate) use fuzzing::block_on as block_on_for_fuzzing;
+#[cfg(fuzzing)]
+pub use fuzzing::hear as hear_for_fuzzing;
 
 #[cfg(test)]
 mod tests;

@@ -21,6 +21,7 @@ use crate::root::{Facts, Root};
 use crate::rules::Rules;
 use crate::scan::{Bounds, Place, Scanner, open_file};
 use crate::stage::{Modified, Owner, StagedFile, Staging, flush};
+use crate::transfer::{Bundle, Bundler};
 use crate::tree::{Digest, Entry, Tree};
 use crate::watch::{Dirt, Watch};
 
@@ -77,22 +78,8 @@ impl Replica {
             bounds: self.setup.bounds,
         };
         let scanned = match self.watch.take() {
-            Dirt::Paths(paths) if !thorough => {
-                let tree = Arc::make_mut(&mut self.tree);
-                self.scanner.look(place, (tree, paths))
-            }
-            _ => {
-                let tree = self.scanner.scan(place.root, place.rules, place.bounds);
-                tree.map(|tree| {
-                    let changes = self.tree.changes_to(&tree);
-                    let changed: Vec<_> = changes.map(|(path, _)| path.clone()).collect();
-                    // Of two equal trees the one that was known stays: others share its paths.
-                    if !changed.is_empty() {
-                        self.tree = Arc::new(tree);
-                    }
-                    changed
-                })
-            }
+            Dirt::Paths(paths) if !thorough => self.scanner.look(place, (&mut self.tree, paths)),
+            _ => self.scanner.scan(place, &mut self.tree),
         };
         scanned.inspect_err(|_| self.watch.lose())
     }
@@ -271,8 +258,10 @@ impl Batch {
     }
 
     /// Writes pieces as they arrive, in the order of [`Batch::needed`], until the sender is dropped.
-    pub(crate) fn fill(mut self, mut pieces: mpsc::Receiver<Piece>) -> Self {
-        while let Some(piece) = pieces.blocking_recv() {
+    pub(crate) fn fill(mut self, mut bundles: mpsc::Receiver<Bundle>) -> Self {
+        let mut pieces =
+            std::iter::from_fn(move || bundles.blocking_recv()).flat_map(Bundle::into_iter);
+        while let Some(piece) = pieces.next() {
             let index = piece.item as usize;
             let result = self.receive(piece, &mut pieces);
             drop(self.staged.insert(index, result));
@@ -284,7 +273,7 @@ impl Batch {
     fn receive(
         &mut self,
         mut piece: Piece,
-        pieces: &mut mpsc::Receiver<Piece>,
+        pieces: &mut impl Iterator<Item = Piece>,
     ) -> Result<String, String> {
         let mut file = self.start(piece.item as usize).and_then(|file| {
             file.ok_or_else(|| io::Error::other("contents for something that is no file"))
@@ -302,7 +291,7 @@ impl Batch {
                 Part::Last => break file.and_then(|file| file.finish(modified)),
                 Part::Failed => break Err(io::Error::other("the other side could not read it")),
             }
-            piece = match pieces.blocking_recv() {
+            piece = match pieces.next() {
                 Some(piece) => piece,
                 None => break Err(io::ErrorKind::UnexpectedEof.into()),
             };
@@ -392,7 +381,7 @@ pub(crate) struct Wanted {
 }
 
 /// Reads files and sends them as pieces, in order; ends early when the receiver is dropped.
-pub(crate) fn read_out(root: &Root, wanted: Vec<Wanted>, pieces: &mpsc::Sender<Piece>) {
+pub(crate) fn read_out(root: &Root, wanted: Vec<Wanted>, pieces: &mut Bundler) {
     // The folder that was opened last; neighbours are read one after the other.
     let mut last: Option<(Option<RelPath>, OwnedFd)> = None;
     for want in wanted {
@@ -417,7 +406,7 @@ pub(crate) fn read_out(root: &Root, wanted: Vec<Wanted>, pieces: &mpsc::Sender<P
                 Some(index) => read_parts((file, facts), (&want, index), pieces),
                 None => read_one(file, facts, &want, pieces),
             },
-            Err(error) => pieces.blocking_send(failed(error)).is_ok(),
+            Err(error) => pieces.send(failed(error)),
         };
         if !sent {
             return;
@@ -425,7 +414,7 @@ pub(crate) fn read_out(root: &Root, wanted: Vec<Wanted>, pieces: &mpsc::Sender<P
     }
 }
 
-fn read_one(mut file: File, facts: Facts, want: &Wanted, pieces: &mpsc::Sender<Piece>) -> bool {
+fn read_one(mut file: File, facts: Facts, want: &Wanted, pieces: &mut Bundler) -> bool {
     let mut left = want.size;
     loop {
         let length = left.min(CHUNK as u64);
@@ -448,7 +437,7 @@ fn read_one(mut file: File, facts: Facts, want: &Wanted, pieces: &mpsc::Sender<P
             bytes,
             blocks: None,
         };
-        if pieces.blocking_send(piece).is_err() {
+        if !pieces.send(piece) {
             return false;
         }
         if part != Part::More {
@@ -462,7 +451,7 @@ fn read_one(mut file: File, facts: Facts, want: &Wanted, pieces: &mpsc::Sender<P
 fn read_parts(
     (file, facts): (File, Facts),
     (want, index): (&Wanted, &Index),
-    pieces: &mpsc::Sender<Piece>,
+    pieces: &mut Bundler,
 ) -> bool {
     let piece = |part, what| {
         let (bytes, blocks) = match what {
@@ -481,16 +470,16 @@ fn read_parts(
     let mut left = want.size;
     for what in delta::parts(file.take(want.size), index, CHUNK) {
         let Ok(what) = what else {
-            return pieces.blocking_send(failed()).is_ok();
+            return pieces.send(failed());
         };
         let mut piece = piece(Part::More, what);
         left -= piece.length();
         if left == 0 {
             piece.part = Part::Last;
         }
-        if pieces.blocking_send(piece).is_err() {
+        if !pieces.send(piece) {
             return false;
         }
     }
-    left == 0 || pieces.blocking_send(failed()).is_ok()
+    left == 0 || pieces.send(failed())
 }

@@ -146,10 +146,15 @@ impl Root {
         &self.folder
     }
 
-    /// Opens the folder at `path`, the root for `None`.
+    /// Opens the folder at `path`, the root for `None`; its names are read from the first one.
     pub(crate) fn directory(&self, path: Option<&RelPath>) -> io::Result<OwnedFd> {
         match path {
-            None => Ok(self.folder.try_clone()?),
+            None => Ok(rustix::fs::openat(
+                &self.folder,
+                ".",
+                DIRECTORY,
+                Mode::empty(),
+            )?),
             Some(path) => open_beneath(&self.folder, path),
         }
     }

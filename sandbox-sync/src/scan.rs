@@ -1,7 +1,9 @@
 //! From the file system to a [`Tree`].
 //!
-//! A whole scan walks the root and asks for the facts of every name; contents are read only where the
-//! facts (device, inode, size, mode, both times) differ from the last scan's. A file that was changed
+//! A whole scan [walks](walk) the root and asks for the facts of every name; contents are read only where the
+//! facts (device, inode, size, mode, both times) differ from the last scan's. The tree itself remembers them,
+//! as a fingerprint under a key of the scanner: a tenth of their size. A guest that found two sets of facts
+//! with one fingerprint could hide a change of its own, and nothing else. A file that was changed
 //! within [`RACY`] of being looked at is read again the next time: a second edit within the clock's
 //! resolution leaves the facts as they were (`S25`). Between two whole scans, what a [watch](crate::watch)
 //! calls dirty is looked at in the same way, and only that; each folder is watched before it is read.
@@ -9,22 +11,27 @@
 //! What cannot be read, is no file, folder or link, or lies on another file system becomes
 //! [`Entry::Untracked`], never an absence: an absence would be a deletion.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::hash::RandomState;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rustix::fs::{Dir, FileType, Mode, OFlags};
-use rustix::io::Errno;
+use rustix::fs::{FileType, Mode, OFlags};
 
 use crate::path::RelPath;
 use crate::root::{DIRECTORY, Facts, Root};
 use crate::rules::{Flow, Rules};
 use crate::tree::{Digest, Entry, Reason, Tree, portable_target};
 use crate::watch::{Depth, Dirt, Watch};
+
+mod names;
+mod walk;
+
+use walk::{Child, Task, Walk, Worker};
 
 /// How long after a change the same facts may still mean other contents: the coarsest file systems in use
 /// (FAT, HFS+) count in steps of two seconds.
@@ -39,10 +46,16 @@ pub(crate) struct Bounds {
     pub(crate) file_bytes: u64,
 }
 
-/// Scans one root again and again, remembering digests.
+impl Bounds {
+    fn exceeded(self) -> io::Error {
+        let reason = format!("more than {} entries", self.entries);
+        io::Error::new(io::ErrorKind::QuotaExceeded, reason)
+    }
+}
+
+/// Scans one root again and again, under the same rules.
 #[derive(Debug, Default)]
 pub(crate) struct Scanner {
-    known: HashMap<RelPath, Known>,
     /// The key of the fingerprints.
     key: RandomState,
     watch: Option<Arc<Watch>>,
@@ -56,16 +69,6 @@ pub(crate) struct Place<'a> {
     pub(crate) bounds: Bounds,
 }
 
-/// What a scan remembers of a file.
-#[derive(Debug, Clone, Copy)]
-struct Known {
-    /// A fingerprint of its facts, under a key of this scanner: a tenth of their size. A guest that found two
-    /// sets of facts with one fingerprint could hide a change of its own, and nothing else.
-    facts: u64,
-    digest: Digest,
-    racy: bool,
-}
-
 impl Scanner {
     /// Makes a scanner that has `watch` watch what it reads.
     pub(crate) fn watching(watch: Arc<Watch>) -> Self {
@@ -75,115 +78,131 @@ impl Scanner {
         }
     }
 
-    /// Returns what is in the root now.
+    /// Looks at everything and brings `tree`, which this scanner found before or which is empty, up to
+    /// date. Returns the paths that are not what they were, in order.
     ///
     /// # Errors
     ///
-    /// When the root itself cannot be read, or holds more than `bounds` allow.
-    pub(crate) fn scan(&mut self, root: &Root, rules: &Rules, bounds: Bounds) -> io::Result<Tree> {
-        let mut walk = self.walk(Place {
-            root,
-            rules,
-            bounds,
-        });
-        walk.seen.reserve(self.known.len());
-        walk.folder(&root.directory(None)?, None, Flow::Both)?;
-        let Walk { seen, tree, .. } = walk;
-        self.known = seen;
-        Ok(tree)
+    /// When the root itself cannot be read, or holds more than the bounds allow; `tree` stays as it was.
+    pub(crate) fn scan(&self, place: Place<'_>, tree: &mut Arc<Tree>) -> io::Result<Vec<RelPath>> {
+        let mut worker = Worker::default();
+        let (path, flow) = (None, Flow::Both);
+        worker.below.push(Task { path, flow });
+        let found = self.walk(place, tree).run(worker)?;
+        Ok(match found.is_nothing() {
+            true => Vec::new(),
+            false => found.settle(Arc::make_mut(tree)),
+        })
     }
 
-    /// Brings `tree`, which an earlier scan found, up to date where it is dirty. Returns the paths that
-    /// are not what they were.
+    /// Brings `tree` up to date where it is dirty. Returns the paths that are not what they were, in order.
     ///
     /// # Errors
     ///
-    /// As [`Scanner::scan`]; what `tree` and the scanner hold is of no use then.
+    /// As [`Scanner::scan`], but that `tree` may say a part of what is too much.
     pub(crate) fn look(
-        &mut self,
+        &self,
         place: Place<'_>,
-        (tree, dirt): (&mut Tree, BTreeMap<RelPath, Depth>),
+        (tree, dirt): (&mut Arc<Tree>, BTreeMap<RelPath, Depth>),
     ) -> io::Result<Vec<RelPath>> {
-        let mut changed = Vec::new();
+        let walk = self.walk(place, tree);
+        let mut look = Look {
+            walk: &walk,
+            worker: Worker::default(),
+            looked: HashSet::new(),
+            above: None,
+            folders: Vec::new(),
+        };
         for (path, depth) in Dirt::tops(dirt) {
-            let (path, depth) = visible(tree, path, depth);
-            self.look_at(place, tree, (path, depth, &mut changed))?;
+            look.at(visible(tree, path, depth))?;
         }
-        Ok(changed)
+        let (worker, folders) = (look.worker, look.folders);
+        let found = walk.run(worker)?;
+        if found.is_nothing() {
+            return Ok(Vec::new());
+        }
+        let changed = found.settle(Arc::make_mut(tree));
+        let is_folder = |path: &RelPath| tree.entry(path).is_some_and(Entry::is_directory);
+        if let Some(watch) = &self.watch {
+            for path in folders.iter().filter(|path| !is_folder(path)) {
+                watch.forget(path);
+            }
+        }
+        match tree.len() > place.bounds.entries {
+            true => Err(place.bounds.exceeded()),
+            false => Ok(changed),
+        }
     }
 
-    fn look_at(
-        &mut self,
-        place: Place<'_>,
-        tree: &mut Tree,
-        (path, depth, changed): (RelPath, Depth, &mut Vec<RelPath>),
-    ) -> io::Result<()> {
-        let folder = match (place.root.parent_of(&path), path.parent()) {
-            (Ok(folder), _) => folder,
-            (Err(error), None) => return Err(error),
-            // Something took the place of the folder, or it cannot be entered.
-            (Err(_), Some(parent)) => {
-                return self.look_at(place, tree, (parent, Depth::Beneath, changed));
-            }
+    fn walk<'a>(&'a self, place: Place<'a>, known: &'a Tree) -> Walk<'a> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        Walk {
+            place,
+            known,
+            key: &self.key,
+            watch: self.watch.as_deref(),
+            now: now.unwrap_or_default(),
+            count: AtomicUsize::new(0),
+        }
+    }
+}
+
+/// A look at single paths.
+struct Look<'a> {
+    walk: &'a Walk<'a>,
+    worker: Worker,
+    looked: HashSet<RelPath>,
+    /// The folder that was opened last; neighbours are looked at one after the other.
+    above: Option<(Task, OwnedFd)>,
+    /// What was a folder before.
+    folders: Vec<RelPath>,
+}
+
+impl Look<'_> {
+    /// Looks at one path and has the folders there looked at later.
+    fn at(&mut self, (path, depth): (RelPath, Depth)) -> io::Result<()> {
+        let parent = path.parent();
+        let (above, folder) = match self.above.take() {
+            Some(open) if open.0.path == parent => open,
+            _ => match (self.walk.place.root.directory(parent.as_ref()), &parent) {
+                (Ok(folder), _) => (self.task(parent), folder),
+                (Err(error), None) => return Err(error),
+                // Something took the place of the folder, or it cannot be entered.
+                (Err(_), Some(parent)) => match self.looked.insert(parent.clone()) {
+                    true => return self.at((parent.clone(), Depth::Beneath)),
+                    false => return Ok(()),
+                },
+            },
         };
-        let was_folder = tree.entry(&path).is_some_and(Entry::is_directory);
+        let item = self.walk.known.item(&path);
+        let was_folder = item.is_some_and(|item| item.entry().is_directory());
         let facts = Facts::at(&folder, path.name());
-        let is_folder = |facts: &Facts| facts.kind == FileType::Directory;
-        let still_folder = was_folder && matches!(&facts, Ok(Some(facts)) if is_folder(facts));
-        if depth == Depth::Name && still_folder {
-            return Ok(());
+        let is_folder = matches!(&facts, Ok(Some(facts)) if facts.kind == FileType::Directory);
+        if !(depth == Depth::Name && was_folder && is_folder) {
+            let child = Child {
+                folder: &folder,
+                above: &above,
+                name: path.name(),
+                item,
+            };
+            match facts {
+                // The name did not come from a listing: what a rule says about it matters only if it is there.
+                Ok(None) => child.is(None, (0, &mut self.worker.found)),
+                Ok(Some(facts)) => self.walk.child(&child, facts.kind, &mut self.worker),
+                Err(_) => self.walk.child(&child, FileType::Unknown, &mut self.worker),
+            }
+            if was_folder {
+                self.folders.push(path);
+            }
         }
-        let old: Tree = tree
-            .whole(&path)
-            .map(|(path, entry)| (path.clone(), entry.clone()))
-            .collect();
-        let others = tree.len() - old.len();
-        let mut walk = self.walk(place);
-        walk.bounds.entries = place.bounds.entries.saturating_sub(others);
-        let flow = place.rules.walk().flow(&path);
-        // The name did not come from a listing: what a rule says about it matters only if it is there.
-        if !matches!(facts, Ok(None))
-            && let Some(entry) = walk.entry(&folder, &path, flow)?
-        {
-            walk.tree.set(path.clone(), Some(entry));
-        }
-        if walk.tree.len() > walk.bounds.entries {
-            return Err(too_many(place.bounds));
-        }
-        let Walk {
-            seen, tree: new, ..
-        } = walk;
-        for (path, _) in old.iter() {
-            self.known.remove(path);
-        }
-        self.known.extend(seen);
-        for (path, entry) in old.changes_to(&new) {
-            tree.set(path.clone(), entry.cloned());
-            changed.push(path.clone());
-        }
-        if let Some(watch) = &self.watch
-            && was_folder
-            && !new.entry(&path).is_some_and(Entry::is_directory)
-        {
-            watch.forget(&path);
-        }
+        self.above = Some((above, folder));
         Ok(())
     }
 
-    fn walk<'a>(&'a self, place: Place<'a>) -> Walk<'a> {
-        Walk {
-            root: place.root,
-            rules: place.rules,
-            bounds: place.bounds,
-            known: &self.known,
-            key: &self.key,
-            watch: self.watch.as_deref(),
-            seen: HashMap::new(),
-            tree: Tree::default(),
-            now: SystemTime::now()
-                .duration_since(UNIX_EPOCH)
-                .unwrap_or_default(),
-        }
+    fn task(&self, path: Option<RelPath>) -> Task {
+        let flow = |path| self.walk.place.rules.walk().flow(path);
+        let flow = path.as_ref().map_or(Flow::Both, flow);
+        Task { path, flow }
     }
 }
 
@@ -200,132 +219,6 @@ fn visible(tree: &Tree, path: RelPath, depth: Depth) -> (RelPath, Depth) {
     found
 }
 
-fn too_many(bounds: Bounds) -> io::Error {
-    let reason = format!("more than {} entries", bounds.entries);
-    io::Error::new(io::ErrorKind::QuotaExceeded, reason)
-}
-
-struct Walk<'a> {
-    root: &'a Root,
-    rules: &'a Rules,
-    bounds: Bounds,
-    known: &'a HashMap<RelPath, Known>,
-    key: &'a RandomState,
-    watch: Option<&'a Watch>,
-    seen: HashMap<RelPath, Known>,
-    tree: Tree,
-    now: Duration,
-}
-
-impl Walk<'_> {
-    /// Reads one folder and everything beneath it; the depth of paths bounds the recursion.
-    fn folder(&mut self, folder: &OwnedFd, path: Option<&RelPath>, flow: Flow) -> io::Result<()> {
-        // First the watch: what changes while the names are read makes an event (`S23`).
-        if let Some(watch) = self.watch {
-            watch.add(folder, path);
-        }
-        for name in names(folder)? {
-            if self.tree.len() >= self.bounds.entries {
-                return Err(too_many(self.bounds));
-            }
-            // The name came from the kernel: the only way to fail is to be too long or too deep, and
-            // then the whole folder stays on its side, since the name alone cannot be said.
-            let Ok(child) = RelPath::join(path, &name) else {
-                return Err(Errno::NAMETOOLONG.into());
-            };
-            let flow = self.rules.flow_in(flow, &child);
-            if let Some(entry) = self.entry(folder, &child, flow)? {
-                self.tree.set(child, Some(entry));
-            }
-        }
-        Ok(())
-    }
-
-    /// Returns what `path` is, having put what is beneath it into the tree.
-    fn entry(&mut self, folder: &OwnedFd, path: &RelPath, flow: Flow) -> io::Result<Option<Entry>> {
-        match flow {
-            Flow::Ignored => return Ok(Some(Entry::Untracked(Reason::Ignored))),
-            Flow::Masked => return Ok(Some(Entry::Untracked(Reason::Masked))),
-            _ => {}
-        }
-        let facts = match Facts::at(folder, path.name()) {
-            Ok(Some(facts)) => facts,
-            // Gone between the listing and now.
-            Ok(None) => return Ok(None),
-            Err(_) => return Ok(Some(Entry::Untracked(Reason::Unreadable))),
-        };
-        let entry = match facts.kind {
-            // Only folders tell: overlayfs gives files the device of the layer that they lie in.
-            FileType::Directory if facts.device != self.root.device() => {
-                Ok(Entry::Untracked(Reason::OtherFilesystem))
-            }
-            FileType::Directory => return self.enter(folder, path, flow),
-            FileType::RegularFile if facts.size > self.bounds.file_bytes => {
-                Ok(Entry::Untracked(Reason::TooLarge))
-            }
-            FileType::RegularFile => self.file(folder, path, facts),
-            FileType::Symlink => symlink(folder, path),
-            _ => Ok(Entry::Untracked(Reason::Special)),
-        };
-        match entry {
-            Ok(entry) => Ok(Some(entry)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(_) => Ok(Some(Entry::Untracked(Reason::Unreadable))),
-        }
-    }
-
-    fn enter(&mut self, folder: &OwnedFd, path: &RelPath, flow: Flow) -> io::Result<Option<Entry>> {
-        let result = rustix::fs::openat(folder, path.name(), DIRECTORY, Mode::empty())
-            .map_err(io::Error::from)
-            .and_then(|child| self.folder(&child, Some(path), flow));
-        match result {
-            Ok(()) => Ok(Some(Entry::Directory)),
-            Err(error) if error.kind() == io::ErrorKind::QuotaExceeded => Err(error),
-            Err(error) => {
-                self.tree.remove_beneath(path);
-                let gone = error.kind() == io::ErrorKind::NotFound;
-                let too_long = error.raw_os_error() == Some(Errno::NAMETOOLONG.raw_os_error());
-                let reason = if too_long {
-                    Reason::NameTooLong
-                } else {
-                    Reason::Unreadable
-                };
-                Ok((!gone).then_some(Entry::Untracked(reason)))
-            }
-        }
-    }
-
-    fn file(&mut self, folder: &OwnedFd, path: &RelPath, facts: Facts) -> io::Result<Entry> {
-        let known = self
-            .known
-            .get(path)
-            .filter(|known| !known.racy && known.facts == facts.fingerprint(self.key));
-        let (facts, digest) = match known {
-            Some(known) => (facts, known.digest),
-            None => {
-                let (mut file, facts) = open_file(folder, path.name())?;
-                let (digest, size) = hash(&mut file, facts.size)?;
-                (Facts { size, ..facts }, digest)
-            }
-        };
-        let changed = Duration::new(u64::try_from(facts.changed.0).unwrap_or(0), facts.changed.1);
-        let racy = changed + RACY >= self.now;
-        self.seen.insert(
-            path.clone(),
-            Known {
-                facts: facts.fingerprint(self.key),
-                digest,
-                racy,
-            },
-        );
-        Ok(Entry::File {
-            digest,
-            size: facts.size,
-            executable: facts.is_executable(),
-        })
-    }
-}
-
 /// Returns what is at `name` in `folder` now, reading it through; `None` where there is nothing.
 ///
 /// What is in a folder is not looked at.
@@ -337,7 +230,7 @@ pub(crate) fn observe(folder: &OwnedFd, name: &[u8], path: &RelPath) -> io::Resu
         FileType::Directory => Entry::Directory,
         FileType::RegularFile => {
             let (mut file, facts) = open_file(folder, name)?;
-            let (digest, size) = hash(&mut file, facts.size)?;
+            let (digest, size) = hash(&mut file, facts.size, &mut Vec::new())?;
             let executable = facts.is_executable();
             Entry::File {
                 digest,
@@ -364,10 +257,6 @@ pub(crate) fn open_file(folder: &OwnedFd, name: &[u8]) -> io::Result<(File, Fact
     }
 }
 
-fn symlink(folder: &OwnedFd, path: &RelPath) -> io::Result<Entry> {
-    read_link(folder, path.name(), path)
-}
-
 fn read_link(folder: &OwnedFd, name: &[u8], path: &RelPath) -> io::Result<Entry> {
     let target = rustix::fs::readlinkat(folder, name, Vec::new())?.into_bytes();
     Ok(if portable_target(path.depth(), &target) {
@@ -379,45 +268,63 @@ fn read_link(folder: &OwnedFd, name: &[u8], path: &RelPath) -> io::Result<Entry>
     })
 }
 
-/// Returns the names in a folder, in no order.
+/// Returns the names in a folder, in the order of their bytes.
 pub(crate) fn names(folder: &OwnedFd) -> io::Result<Vec<Vec<u8>>> {
-    let mut names = Vec::new();
-    for entry in Dir::read_from(folder)? {
-        let entry = entry?;
-        match entry.file_name().to_bytes() {
-            b"." | b".." => {}
-            name => names.push(name.to_vec()),
-        }
-    }
-    Ok(names)
+    let mut names = names::Names::default();
+    // A descriptor of its own, which reads from the beginning.
+    names.read(&rustix::fs::openat(folder, ".", DIRECTORY, Mode::empty())?)?;
+    Ok(names.iter().map(|(name, _)| name.to_vec()).collect())
 }
 
-/// Reads a file through, which is about `size` bytes long.
-fn hash(file: &mut File, size: u64) -> io::Result<(Digest, u64)> {
-    let mut hasher = blake3::Hasher::new();
-    // Most files are short: a large buffer for each of them costs more than reading it does.
+/// Reads a file through, which is about `size` bytes long, by way of `buffer`.
+fn hash(file: &mut File, size: u64, buffer: &mut Vec<u8>) -> io::Result<(Digest, u64)> {
+    // Room for one more byte shows whether there is more.
     let length = usize::try_from(size).map_or(BUFFER, |size| size.saturating_add(1).min(BUFFER));
-    let mut buffer = vec![0; length];
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok((hasher.finalize().into(), hasher.count())),
-            read => drop(hasher.update(&buffer[..read])),
-        }
+    if buffer.len() < length {
+        buffer.resize(length, 0);
     }
+    let buffer = &mut buffer[..length];
+    let mut read = file.read(buffer)?;
+    if read < length && read as u64 == size {
+        // Most files end here.
+        return Ok((Digest::of(&buffer[..read]), size));
+    }
+    let mut hasher = blake3::Hasher::new();
+    while read > 0 {
+        hasher.update(&buffer[..read]);
+        read = file.read(buffer)?;
+    }
+    Ok((hasher.finalize().into(), hasher.count()))
 }
 
 #[cfg(test)]
 mod tests {
+    use super::walk::ALONE;
     use super::*;
     use crate::rules::Lists;
 
-    fn scan(scanner: &mut Scanner, root: &Root, entries: usize) -> io::Result<Tree> {
-        let rules = Rules::new(&Lists::default()).unwrap();
+    fn scan(scanner: &Scanner, root: &Root, entries: usize) -> io::Result<Tree> {
+        let mut tree = Arc::default();
+        scan_again(scanner, (root, entries), &mut tree)?;
+        Ok((*tree).clone())
+    }
+
+    fn scan_again(
+        scanner: &Scanner,
+        (root, entries): (&Root, usize),
+        tree: &mut Arc<Tree>,
+    ) -> io::Result<Vec<RelPath>> {
+        let rules = &Rules::new(&Lists::default()).unwrap();
         let bounds = Bounds {
             entries,
             file_bytes: 100,
         };
-        scanner.scan(root, &rules, bounds)
+        let place = Place {
+            root,
+            rules,
+            bounds,
+        };
+        scanner.scan(place, tree)
     }
 
     #[test]
@@ -425,13 +332,83 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("a"), "now").unwrap();
         let root = Root::open(folder.path()).unwrap();
-        let mut scanner = Scanner::default();
-        let first = scan(&mut scanner, &root, 10).unwrap();
+        let scanner = Scanner::default();
+        let first = scan(&scanner, &root, 10).unwrap();
         // As if it had been written twice within one step of the clock, and read in between.
-        for known in scanner.known.values_mut() {
-            known.digest = Digest::of(b"before");
+        let path = RelPath::new("a").unwrap();
+        let before = Entry::File {
+            digest: Digest::of(b"old"),
+            size: 3,
+            executable: false,
+        };
+        let item = crate::tree::Item::new(path.clone(), before);
+        item.remember(first.item(&path).unwrap().memo());
+        let mut tree = Arc::new(Tree::from_iter([item]));
+        let changed = scan_again(&scanner, (&root, 10), &mut tree).unwrap();
+        assert_eq!((*tree == first, changed), (true, vec![path]));
+    }
+
+    /// What is beneath a folder, read by one thread and in the plainest way.
+    fn plainly(folder: &std::path::Path, beneath: &str, found: &mut Tree) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let entry = entry.unwrap();
+            let path = format!("{beneath}{}", entry.file_name().to_str().unwrap());
+            let what = if entry.file_type().unwrap().is_dir() {
+                plainly(&entry.path(), &format!("{path}/"), found);
+                Entry::Directory
+            } else {
+                let bytes = std::fs::read(entry.path()).unwrap();
+                Entry::File {
+                    digest: Digest::of(&bytes),
+                    size: bytes.len() as u64,
+                    executable: false,
+                }
+            };
+            found.set(RelPath::new(path).unwrap(), Some(what));
         }
-        assert_eq!(scan(&mut scanner, &root, 10).unwrap(), first);
+    }
+
+    #[test]
+    fn several_threads_find_what_one_does_and_tell_what_changed() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: String| folder.path().join(name);
+        for number in 0..40 * ALONE {
+            let within = at(format!("{}/{}/{number}", number % 3, number % 7));
+            std::fs::create_dir_all(&within).unwrap();
+            for name in ["a", "b", "c"] {
+                std::fs::write(within.join(name), format!("{name}{number}")).unwrap();
+            }
+        }
+        let root = Root::open(folder.path()).unwrap();
+        let (scanner, mut tree) = (Scanner::default(), Arc::default());
+        let all = scan_again(&scanner, (&root, 10_000), &mut tree).unwrap();
+        assert!(all.is_sorted() && all.len() == tree.len());
+        for number in (0..40 * ALONE).step_by(5) {
+            let within = at(format!("{}/{}/{number}", number % 3, number % 7));
+            match number % 4 {
+                0 => std::fs::write(within.join("b"), "other").unwrap(),
+                1 => std::fs::remove_dir_all(&within).unwrap(),
+                2 => std::fs::create_dir(within.join("d")).unwrap(),
+                _ => {
+                    std::fs::remove_dir_all(&within).unwrap();
+                    std::fs::write(within, "a file now").unwrap();
+                }
+            }
+        }
+        let (before, mut after) = (tree.clone(), Tree::default());
+        let changed = scan_again(&scanner, (&root, 10_000), &mut tree).unwrap();
+        plainly(folder.path(), "", &mut after);
+        assert!(*tree == after);
+        let expected: Vec<_> = before
+            .changes_to(&after)
+            .map(|(path, _)| path.clone())
+            .collect();
+        assert_eq!(changed, expected);
+        assert!(
+            scan_again(&scanner, (&root, 10_000), &mut tree)
+                .unwrap()
+                .is_empty()
+        );
     }
 
     #[test]
@@ -440,10 +417,10 @@ mod tests {
         std::fs::write(folder.path().join("long"), vec![0; 101]).unwrap();
         std::fs::write(folder.path().join("short"), "x").unwrap();
         let root = Root::open(folder.path()).unwrap();
-        let tree = scan(&mut Scanner::default(), &root, 2).unwrap();
+        let tree = scan(&Scanner::default(), &root, 2).unwrap();
         let long = RelPath::new("long").unwrap();
         assert_eq!(tree.entry(&long), Some(&Entry::Untracked(Reason::TooLarge)));
-        let error = scan(&mut Scanner::default(), &root, 1).unwrap_err();
+        let error = scan(&Scanner::default(), &root, 1).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::QuotaExceeded);
     }
 }

@@ -1,16 +1,18 @@
 //! Where new contents wait, complete and verified, until one rename puts them in place.
 //!
 //! The folder lies outside the tree where the embedder named one on the same file system, else in the root
-//! under a name that no scan looks at; it exists only while something is being applied. Each object's name
-//! is made of two digests: of what it holds, and of what it is going to be swapped with (with `part-` in
-//! front while it is being written). So after a crash what matches its name is rubbish, and what does not
-//! may be the only copy of something that was swapped out before it could be verified: that
-//! is moved to `rescued-…` and left there (`S16`, `S48`).
+//! under a name that no scan looks at; it exists only while something is being applied. The name of an object
+//! that takes the place of another is made of two digests: of what it holds, and of what it is going to be
+//! swapped with (with `part-` in front while it is being written). So after a crash what matches its name is
+//! rubbish, and what does not may be the only copy of something that was swapped out before it could be
+//! verified: that is moved to `rescued-…` and left there (`S16`, `S48`). What takes nothing's place is never
+//! swapped: it is `part-…` until it is in place.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, RenameFlags, Uid};
@@ -40,7 +42,7 @@ const FLUSH_EACH: usize = 8;
 /// An open staging folder.
 #[derive(Debug)]
 pub(crate) struct Staging {
-    folder: OwnedFd,
+    folder: Arc<OwnedFd>,
     /// The folder that holds it, where it lies in the root and goes when it is empty.
     in_root: Option<OwnedFd>,
     owner: Option<Owner>,
@@ -59,7 +61,7 @@ impl Staging {
             None => (open_inside(root)?, Some(root.directory(None)?)),
         };
         let staging = Self {
-            folder,
+            folder: Arc::new(folder),
             in_root,
             owner,
             next: 0,
@@ -87,8 +89,17 @@ impl Staging {
         executable: bool,
         replaces: Option<&Entry>,
     ) -> io::Result<StagedFile> {
-        let name = self.name(Some(content.0), replaces);
-        let partial = format!("{PARTIAL}{name}");
+        let (partial, name) = match replaces {
+            Some(_) => {
+                let name = self.name(Some(content.0), replaces);
+                (format!("{PARTIAL}{name}"), name)
+            }
+            None => {
+                self.next += 1;
+                let name = format!("{PARTIAL}{}", self.next);
+                (name.clone(), name)
+            }
+        };
         let flags =
             OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         // Without an owner of its own the file gets what the process's umask leaves.
@@ -100,8 +111,10 @@ impl Staging {
         };
         let file = rustix::fs::openat(&self.folder, &partial, flags, Mode::from_raw_mode(mode))?;
         Ok(StagedFile {
-            folder: self.folder.try_clone()?,
-            partial: Some(partial),
+            partial: Partial {
+                folder: self.folder.clone(),
+                name: Some(partial),
+            },
             name,
             file: file.into(),
             hasher: blake3::Hasher::new(),
@@ -257,9 +270,7 @@ fn digest_of(mut file: File) -> io::Result<Digest> {
 /// Dropped before that, it is removed.
 #[derive(Debug)]
 pub(crate) struct StagedFile {
-    folder: OwnedFd,
-    /// Its name while it is not complete.
-    partial: Option<String>,
+    partial: Partial,
     name: String,
     file: File,
     hasher: blake3::Hasher,
@@ -269,10 +280,17 @@ pub(crate) struct StagedFile {
     hole: bool,
 }
 
-impl Drop for StagedFile {
+/// A file that is not complete, removed when this is dropped.
+#[derive(Debug)]
+struct Partial {
+    folder: Arc<OwnedFd>,
+    name: Option<String>,
+}
+
+impl Drop for Partial {
     fn drop(&mut self) {
-        if let Some(partial) = &self.partial
-            && let Err(error) = rustix::fs::unlinkat(&self.folder, partial, AtFlags::empty())
+        if let Some(name) = &self.name
+            && let Err(error) = rustix::fs::unlinkat(&self.folder, name, AtFlags::empty())
         {
             tracing::debug!(%error, "cannot clear a partial file");
         }
@@ -332,11 +350,17 @@ impl StagedFile {
         if let Some(time) = modified.and_then(system_time) {
             self.file.set_modified(time)?;
         }
-        if let Some(partial) = &self.partial {
-            rustix::fs::renameat(&self.folder, partial, &self.folder, &self.name)?;
-            self.partial = None;
+        let folder = &self.partial.folder;
+        if let Some(partial) = self
+            .partial
+            .name
+            .as_ref()
+            .filter(|name| **name != self.name)
+        {
+            rustix::fs::renameat(folder, partial, folder, &self.name)?;
         }
-        Ok((std::mem::take(&mut self.name), self.file.try_clone()?))
+        self.partial.name = None;
+        Ok((self.name, self.file))
     }
 }
 

@@ -7,12 +7,58 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::error::Error;
-use crate::protocol::{Part, Piece};
+use crate::protocol::{CHUNK, Part, Piece};
 use crate::replica::{Batch, Olds, Wanted, read_out};
 use crate::root::Root;
 
-/// How many pieces are in memory between stream and disk.
-const IN_FLIGHT: usize = 8;
+/// How many bundles are in memory between stream and disk.
+const IN_FLIGHT: usize = 4;
+
+/// Pieces go from thread to thread together, up to so many or so many bytes: most files are short, and waking
+/// a thread takes longer than reading one of them.
+const TOGETHER: usize = 64;
+
+/// Pieces, in order.
+pub(crate) type Bundle = Vec<Piece>;
+
+/// Ties pieces together.
+#[derive(Debug)]
+pub(crate) struct Bundler {
+    queue: mpsc::Sender<Bundle>,
+    bundle: Bundle,
+    bytes: usize,
+}
+
+impl Bundler {
+    fn new(queue: mpsc::Sender<Bundle>) -> Self {
+        let (bundle, bytes) = (Bundle::new(), 0);
+        Self {
+            queue,
+            bundle,
+            bytes,
+        }
+    }
+
+    /// Adds a piece and returns the bundle that is full with it.
+    fn add(&mut self, piece: Piece) -> Option<Bundle> {
+        self.bytes += piece.bytes.len();
+        self.bundle.push(piece);
+        (self.bytes >= CHUNK || self.bundle.len() >= TOGETHER).then(|| self.rest())
+    }
+
+    fn rest(&mut self) -> Bundle {
+        self.bytes = 0;
+        std::mem::take(&mut self.bundle)
+    }
+
+    /// Sends a piece, sooner or later; `false` where nobody wants it any more.
+    pub(crate) fn send(&mut self, piece: Piece) -> bool {
+        match self.add(piece) {
+            Some(bundle) => self.queue.blocking_send(bundle).is_ok(),
+            None => true,
+        }
+    }
+}
 
 /// Where pieces come from.
 pub(crate) trait Source {
@@ -26,7 +72,7 @@ pub(crate) async fn receive(batch: Batch, source: &mut impl Source) -> Result<Ba
     let olds = batch.olds().clone();
     let (pieces, queue) = mpsc::channel(IN_FLIGHT);
     let disk = tokio::task::spawn_blocking(move || batch.fill(queue));
-    let received = pass_on((needed, olds), source, pieces).await;
+    let received = pass_on((needed, olds), source, Bundler::new(pieces)).await;
     // Also after a failure: what was staged is cleared before the session ends.
     let batch = disk.await.map_err(writer_ended)?;
     received.map(|()| batch)
@@ -35,7 +81,7 @@ pub(crate) async fn receive(batch: Batch, source: &mut impl Source) -> Result<Ba
 async fn pass_on(
     (needed, olds): (Vec<(u32, u64)>, Olds),
     source: &mut impl Source,
-    pieces: mpsc::Sender<Piece>,
+    mut pieces: Bundler,
 ) -> Result<(), Error> {
     for (item, size) in needed {
         let mut left = size;
@@ -53,27 +99,36 @@ async fn pass_on(
             }
             left -= length;
             let ended = piece.part != Part::More;
-            pieces.send(piece).await.map_err(writer_ended)?;
+            if let Some(bundle) = pieces.add(piece) {
+                pieces.queue.send(bundle).await.map_err(writer_ended)?;
+            }
             if ended {
                 break;
             }
         }
     }
-    Ok(())
+    let rest = pieces.rest();
+    pieces.queue.send(rest).await.map_err(writer_ended)
 }
 
 fn writer_ended(error: impl Into<sandbox_base::BoxError>) -> Error {
     Error::io("receive contents", std::io::Error::other(error))
 }
 
-/// Starts reading files; their pieces come out of the queue in order. The task ends when they are all
+/// Starts reading files; their pieces come out of the queue in order, some at a time. The task ends when they are all
 /// sent or the queue is dropped.
 pub(crate) fn send(
     root: Arc<Root>,
     wanted: Vec<Wanted>,
-) -> (mpsc::Receiver<Piece>, JoinHandle<()>) {
+) -> (mpsc::Receiver<Bundle>, JoinHandle<()>) {
     let (pieces, queue) = mpsc::channel(IN_FLIGHT);
-    let reader = tokio::task::spawn_blocking(move || read_out(&root, wanted, &pieces));
+    let mut pieces = Bundler::new(pieces);
+    let reader = tokio::task::spawn_blocking(move || {
+        read_out(&root, wanted, &mut pieces);
+        let rest = pieces.rest();
+        // Nobody may want it any more.
+        drop(pieces.queue.blocking_send(rest));
+    });
     (queue, reader)
 }
 

@@ -6,15 +6,23 @@
 //! at it.
 
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fmt;
+use std::ops::Bound;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::path::RelPath;
 
+mod item;
+
+pub(crate) use item::Item;
+
 /// The longest symlink target that is synchronized, in bytes.
 pub const MAX_TARGET: usize = 1024;
+
+/// After so many paths at once a tree is worth packing, and what the work took worth handing back.
+pub(crate) const MANY: usize = 1_000;
 
 /// The BLAKE3 digest of a file's bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -188,46 +196,110 @@ pub fn portable_target(depth: usize, target: &[u8]) -> bool {
 }
 
 /// What is at each path of a root; the root itself has no entry.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Tree(BTreeMap<RelPath, Entry>);
+///
+/// Trees that agree share what they hold: a clone costs a pointer for each entry.
+#[derive(Debug, Clone, Default)]
+pub struct Tree(BTreeSet<Item>);
+
+impl PartialEq for Tree {
+    fn eq(&self, other: &Self) -> bool {
+        self.len() == other.len() && self.iter().eq(other.iter())
+    }
+}
+
+impl Eq for Tree {}
 
 impl Tree {
     /// Returns what is at `path`.
     #[must_use]
     pub fn entry(&self, path: &RelPath) -> Option<&Entry> {
-        self.0.get(path)
+        self.0.get(path).map(Item::entry)
     }
 
     /// Sets or, with `None`, removes what is at `path`.
     pub fn set(&mut self, path: RelPath, entry: Option<Entry>) {
         match entry {
-            Some(entry) => drop(self.0.insert(path, entry)),
+            Some(entry) => self.put(Item::new(path, entry)),
             None => drop(self.0.remove(&path)),
         }
     }
 
-    /// Removes everything strictly beneath `folder`.
-    pub(crate) fn remove_beneath(&mut self, folder: &RelPath) {
-        let beneath = |path: &RelPath| path.is_beneath(folder);
-        while let Some((path, _)) = self.0.range(folder..).find(|(path, _)| *path != folder)
-            && beneath(path)
+    /// Sets what is at the path of `item`.
+    pub(crate) fn put(&mut self, item: Item) {
+        drop(self.0.replace(item));
+    }
+
+    /// Returns what is at `path` as other trees can hold it.
+    pub(crate) fn item(&self, path: &RelPath) -> Option<&Item> {
+        self.0.get(path)
+    }
+
+    /// Holds the same in half the memory, where many entries were set one after the other.
+    pub(crate) fn pack(&mut self) {
+        self.0 = std::mem::take(&mut self.0).into_iter().collect();
+    }
+
+    /// Returns what is at `path`, where that is `entry`, as other trees can hold it.
+    pub(crate) fn same(&self, path: &RelPath, entry: &Entry) -> Option<Item> {
+        let item = self.item(path).filter(|item| item.entry() == entry);
+        item.cloned()
+    }
+
+    /// Holds what `other` holds at `path` where the two are equal, so that it is in memory once.
+    pub(crate) fn share(&mut self, other: &Self, path: &RelPath) {
+        if let (Some(own), Some(item)) = (self.0.get(path), other.0.get(path))
+            && !own.is(item)
+            && own.entry() == item.entry()
         {
-            let path = path.clone();
-            self.0.remove(&path);
+            self.put(item.clone());
         }
+    }
+
+    /// Removes everything strictly beneath `folder` and returns the paths.
+    pub(crate) fn remove_beneath(&mut self, folder: &RelPath) -> Vec<RelPath> {
+        let gone: Vec<RelPath> = self.beneath(folder).cloned().collect();
+        for path in &gone {
+            self.0.remove(path);
+        }
+        gone
     }
 
     /// Returns the paths strictly beneath `folder`.
     pub(crate) fn beneath<'a>(&'a self, folder: &'a RelPath) -> impl Iterator<Item = &'a RelPath> {
-        let paths = self.0.range(folder..).map(|(path, _)| path);
-        paths
-            .skip_while(move |path| *path == folder)
+        self.after(Some(folder))
+            .map(Item::path)
             .take_while(move |path| path.is_beneath(folder))
+    }
+
+    /// Returns what is in `folder` (`None` is the root) without what is deeper, by name.
+    pub(crate) fn children<'a>(
+        &'a self,
+        folder: Option<&'a RelPath>,
+    ) -> impl Iterator<Item = &'a Item> {
+        let mut rest = self.after(folder).peekable();
+        std::iter::from_fn(move || {
+            let within = |item: &&Item| folder.is_none_or(|folder| item.path().is_beneath(folder));
+            let item = rest.next().filter(within)?;
+            let deeper = |next: &&Item| next.path().is_beneath(item.path());
+            if item.entry().is_directory() && rest.peek().is_some_and(deeper) {
+                let behind = item.path().behind();
+                rest = self.range(Bound::Included(&behind)).peekable();
+            }
+            Some(item)
+        })
+    }
+
+    fn after(&self, path: Option<&RelPath>) -> std::collections::btree_set::Range<'_, Item> {
+        self.range(path.map_or(Bound::Unbounded, Bound::Excluded))
+    }
+
+    fn range(&self, from: Bound<&RelPath>) -> std::collections::btree_set::Range<'_, Item> {
+        self.0.range::<RelPath, _>((from, Bound::Unbounded))
     }
 
     /// Returns what is at `path`, with the path as it is kept here.
     pub(crate) fn key_value(&self, path: &RelPath) -> Option<(&RelPath, &Entry)> {
-        self.0.get_key_value(path)
+        self.0.get(path).map(Item::pair)
     }
 
     /// Returns what is at `path` and beneath it, in order.
@@ -236,12 +308,13 @@ impl Tree {
         path: &'a RelPath,
     ) -> impl Iterator<Item = (&'a RelPath, &'a Entry)> {
         let within = move |(other, _): &(&RelPath, _)| *other == path || other.is_beneath(path);
-        self.0.range(path..).take_while(within)
+        let from = self.range(Bound::Included(path));
+        from.map(Item::pair).take_while(within)
     }
 
     /// Returns the entries, each folder before what is in it.
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = (&RelPath, &Entry)> {
-        self.0.iter()
+        self.0.iter().map(Item::pair)
     }
 
     /// Returns how many entries there are, untracked ones included.
@@ -259,9 +332,8 @@ impl Tree {
     /// Returns how many entries are synchronized.
     #[must_use]
     pub fn tracked(&self) -> usize {
-        self.0
-            .values()
-            .filter(|entry| !entry.is_untracked())
+        self.iter()
+            .filter(|(_, entry)| !entry.is_untracked())
             .count()
     }
 
@@ -271,8 +343,7 @@ impl Tree {
             Entry::Untracked(reason) => *reason != Reason::Ignored,
             _ => false,
         };
-        self.0
-            .iter()
+        self.iter()
             .filter(move |(_, entry)| named(entry))
             .map(|(path, _)| path)
     }
@@ -283,10 +354,10 @@ impl Tree {
     ///
     /// The first path that cannot be.
     pub fn check(&self) -> Result<(), RelPath> {
-        for (path, entry) in &self.0 {
+        for (path, entry) in self.iter() {
             let orphan = path
                 .parent()
-                .is_some_and(|parent| self.0.get(&parent) != Some(&Entry::Directory));
+                .is_some_and(|parent| self.entry(&parent) != Some(&Entry::Directory));
             let escapes = match entry {
                 Entry::Symlink { target } => !portable_target(path.depth(), target),
                 _ => false,
@@ -307,13 +378,13 @@ impl Tree {
             let within = || self.whole(path).take(2);
             let orphan = |path: &RelPath| {
                 let parent = path.parent();
-                parent.is_some_and(|parent| self.0.get(&parent) != Some(&Entry::Directory))
+                parent.is_some_and(|parent| self.entry(&parent) != Some(&Entry::Directory))
             };
             // What is there and the first thing beneath it: both need a folder above them.
             if let Some((path, _)) = within().find(|(path, _)| orphan(path)) {
                 return Err(path.clone());
             }
-            if let Some(Entry::Symlink { target }) = self.0.get(path)
+            if let Some(Entry::Symlink { target }) = self.entry(path)
                 && !portable_target(path.depth(), target)
             {
                 return Err(path.clone());
@@ -327,7 +398,7 @@ impl Tree {
         &'a self,
         newer: &'a Self,
     ) -> impl Iterator<Item = (&'a RelPath, Option<&'a Entry>)> {
-        let (mut old, mut new) = (self.0.iter().peekable(), newer.0.iter().peekable());
+        let (mut old, mut new) = (self.iter().peekable(), newer.iter().peekable());
         std::iter::from_fn(move || {
             loop {
                 let (Some((before, _)), Some((now, _))) = (old.peek(), new.peek()) else {
@@ -352,7 +423,15 @@ impl Tree {
 
 impl FromIterator<(RelPath, Entry)> for Tree {
     fn from_iter<I: IntoIterator<Item = (RelPath, Entry)>>(entries: I) -> Self {
-        Self(entries.into_iter().collect())
+        let items = entries.into_iter();
+        Self(items.map(|(path, entry)| Item::new(path, entry)).collect())
+    }
+}
+
+/// As many at once they take half the memory that one after the other would.
+impl FromIterator<Item> for Tree {
+    fn from_iter<I: IntoIterator<Item = Item>>(items: I) -> Self {
+        Self(items.into_iter().collect())
     }
 }
 
@@ -399,6 +478,42 @@ mod tests {
         assert_eq!(tree.check(), Err(path("a/b")));
         let tree: Tree = [(path("x/y"), file)].into_iter().collect();
         assert_eq!(tree.check(), Err(path("x/y")));
+    }
+
+    #[test]
+    fn the_children_of_a_folder_come_without_what_is_deeper() {
+        let names = [
+            "a", "a/b", "a/b/c", "a/b\x01", "a/b-", "a\x01", "a-b", "a-b/x", "z",
+        ];
+        let path = |p: &str| RelPath::new(p).unwrap();
+        let tree: Tree = names
+            .map(|p| (path(p), Entry::Directory))
+            .into_iter()
+            .collect();
+        let children = |folder: Option<RelPath>| {
+            let names = tree
+                .children(folder.as_ref())
+                .map(|item| item.path().as_bytes().to_vec());
+            names
+                .map(|name| String::from_utf8(name).unwrap())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(children(None), ["a", "a\x01", "a-b", "z"]);
+        assert_eq!(children(Some(path("a"))), ["a/b", "a/b\x01", "a/b-"]);
+        assert_eq!(children(Some(path("a/b"))), ["a/b/c"]);
+        assert!(children(Some(path("z"))).is_empty());
+    }
+
+    #[test]
+    fn what_trees_agree_on_is_held_once() {
+        let path = RelPath::new("a").unwrap();
+        let one = |entry: Entry| Tree::from_iter([(path.clone(), entry)]);
+        let (mut own, same) = (one(Entry::Directory), one(Entry::Directory));
+        own.share(&same, &path);
+        assert!(own.item(&path).unwrap().is(same.item(&path).unwrap()));
+        let other = one(Entry::Untracked(Reason::Special));
+        own.share(&other, &path);
+        assert_eq!(own.entry(&path), Some(&Entry::Directory));
     }
 
     #[test]

@@ -11,6 +11,7 @@
 //! | [`frame`] | length-delimited messages with a bound on both sides |
 //! | [`durable`] | files that are old or new after a crash, never torn |
 //! | [`lock`] | who owns a folder, told by the kernel, released by death |
+//! | [`memory`] | freed memory handed back to the kernel |
 //! | [`progress`] | steps of something that takes long, told to whoever shows them |
 //! | [`dirs`] | where state, cache and sockets live |
 //! | [`watchdog`] | a child process that cannot outlive its owner, and what it leaves is removed |
@@ -21,6 +22,7 @@ pub mod error;
 pub mod frame;
 pub mod kind;
 pub mod lock;
+pub mod memory;
 pub mod progress;
 pub mod stream;
 #[cfg(target_os = "linux")]

@@ -10,7 +10,6 @@ use std::io;
 use std::sync::Arc;
 
 use super::{Engine, Failure, apply};
-use crate::base::Base;
 use crate::error::Error;
 use crate::path::RelPath;
 use crate::reconcile::{Input, Mode, Op};
@@ -388,12 +387,6 @@ impl Engine {
         let host = self.host.run(|replica| replica.tree().clone()).await;
         let both = base.and_then(|base| Ok((base, host?)));
         both.map_err(Failure::local("look at the trees"))
-    }
-
-    async fn record(&mut self, agreed: Vec<(RelPath, Option<Entry>)>) -> Result<(), Failure> {
-        let record = move |base: &mut Base| base.record(agreed);
-        let recorded = self.base.run(record).await.flatten();
-        recorded.map_err(Failure::local("record the base"))
     }
 
     async fn read_host(&mut self, wishes: Vec<Wish>) -> Result<Merged, Failure> {

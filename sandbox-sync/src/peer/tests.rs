@@ -405,6 +405,7 @@ async fn i13_lengths_are_bounded_before_memory_is_reserved() {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
+    /// Twin of the fuzz target `guest`.
     #[test]
     fn arbitrary_bytes_end_the_session_and_change_nothing(bytes: Vec<u8>) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

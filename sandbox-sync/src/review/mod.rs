@@ -33,6 +33,8 @@ mod show;
 pub(crate) mod text;
 #[cfg(unix)]
 pub(crate) mod undo;
+#[cfg(fuzzing)]
+pub use undo::read_for_fuzzing as read_undo_for_fuzzing;
 
 pub use show::Patch;
 pub use text::{Hunk, Line, LineSide};

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::replica::{Replica, Setup};
 use crate::rules::{Lists, Rules};
-use crate::scan::{Bounds, Scanner};
+use crate::scan::{Bounds, Place, Scanner};
 use crate::tree::Tree;
 use crate::watch::Watch;
 
@@ -68,7 +68,14 @@ impl Watched {
     /// What is there, found without a watch.
     fn whole(&self) -> Tree {
         let root = Root::open(self.folder.path()).unwrap();
-        Scanner::default().scan(&root, &rules(), BOUNDS).unwrap()
+        let (rules, mut tree) = (&rules(), Arc::default());
+        let place = Place {
+            root: &root,
+            rules,
+            bounds: BOUNDS,
+        };
+        Scanner::default().scan(place, &mut tree).unwrap();
+        Arc::unwrap_or_clone(tree)
     }
 
     /// Looks at what is dirty, and compares.

@@ -1,0 +1,9 @@
+//! Whatever a file of a base holds, reading it ends well.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use sandbox_sync::fuzzing;
+
+fuzz_target!(|bytes: &[u8]| {
+    fuzzing::base(bytes);
+});
