@@ -591,10 +591,6 @@ fn machine_spec(owned: &Owned, image: &RootImage, disk: PathBuf) -> MachineSpec 
 /// `first` is the place of the first extra disk in the machine's list.
 fn setup(owned: &Owned, first: usize) -> Setup {
     let spec = &owned.record.spec;
-    let now = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .ok();
-    let clock = now.and_then(|now| Some((i64::try_from(now.as_secs()).ok()?, now.subsec_nanos())));
     let disks = spec
         .disks
         .iter()
@@ -617,7 +613,6 @@ fn setup(owned: &Owned, first: usize) -> Setup {
         }),
         mounts: spec.tmpfs.iter().map(mount).chain(disks).collect(),
         hostname: owned.record.name.clone(),
-        clock,
         // Filled in by who knows the image and the secrets.
         env: Vec::new(),
         limits: protocol::Limits {

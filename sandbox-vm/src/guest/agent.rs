@@ -10,6 +10,7 @@ use sandbox_base::frame::{read_message, write_message};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::oneshot;
 
+use super::arrival;
 use super::group::Groups;
 use super::process::Reaper;
 use super::services::{Services, Session};
@@ -137,6 +138,9 @@ impl Shared {
             );
             Failure::new(FailureKind::Unsupported, message)
         })?;
+        if self.role == Role::FirstProcess {
+            arrival::take(hello)?;
+        }
         Ok(Welcome {
             version,
             agent: env!("CARGO_PKG_VERSION").to_owned(),

@@ -94,9 +94,6 @@ pub(crate) async fn with_default_image(folder: &Path) -> MachineSpec {
         .unwrap();
     let mut spec = MachineSpec::new("test", folder.join("m"));
     spec.disks = vec![Disk::read_only(image.unwrap().path), Disk::writable(layer)];
-    let now = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .unwrap();
     spec.setup = Setup {
         root: Some(Root {
             lower: "disk0".into(),
@@ -104,7 +101,6 @@ pub(crate) async fn with_default_image(folder: &Path) -> MachineSpec {
             upper: Some(("disk1".into(), "ext4".into())),
         }),
         hostname: "test".into(),
-        clock: Some((now.as_secs().cast_signed(), now.subsec_nanos())),
         limits: Limits {
             processes: Some(1024),
             open_files: Some(4096),
