@@ -22,6 +22,7 @@ use sandbox_sync::Options;
 use sandbox_vm::channel::protocol::{self, Prepared, Root, Setup};
 use sandbox_vm::hypervisor::{Disk, HypervisorExt, MachineSpec};
 use sandbox_vm::image::{ImageStore, RootImage};
+use sandbox_vm::template::Templates;
 use sandbox_vm::{Agent, Hypervisor, Machine, disk, users};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
@@ -581,6 +582,9 @@ fn machine_spec(owned: &Owned, image: &RootImage, disk: PathBuf) -> MachineSpec 
             false => Disk::writable(&disk.image),
         }));
     machine.setup = setup(owned, first);
+    if spec.cold {
+        machine.templates = Templates::Off;
+    }
     machine.remove_when_orphaned = match owned.record.lifetime {
         Lifetime::Attached => vec![owned.folder.clone(), owned.runtime.clone()],
         Lifetime::Detached => vec![owned.runtime.clone()],

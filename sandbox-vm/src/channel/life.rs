@@ -59,7 +59,7 @@ mod tests {
     use crate::channel::{Channel, Side};
 
     #[tokio::test]
-    async fn a_session_that_was_asked_begins_as_if_it_had_not_been() {
+    async fn r10_a_session_that_was_asked_begins_as_if_it_had_not_been() {
         let (mut host, guest) = tokio::io::duplex(4096);
         let (_guest, mut from_host) = Channel::start(Box::new(guest), Side::Guest);
         for _ in 0..3 {

@@ -126,7 +126,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn each_component_changes_the_digest() {
+    fn r07_each_component_changes_the_digest() {
         let disk = |bytes, read_only| DiskShape { bytes, read_only };
         let changes: [(&str, fn(&mut TemplateKey)); 13] = [
             ("format", |k| k.format += 1),
@@ -167,7 +167,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn text_does_not_run_over_from_one_field_into_the_next() {
+    fn r07_text_does_not_run_over_from_one_field_into_the_next() {
         let (mut a, mut b) = (key(), key());
         (a.machine, a.accelerator) = ("ab".into(), "c".into());
         (b.machine, b.accelerator) = ("a".into(), "bc".into());

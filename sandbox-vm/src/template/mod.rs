@@ -37,7 +37,7 @@ mod store;
 
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 pub use key::{DiskShape, TemplateKey};
 pub use store::{Limits, Template, TemplateStore};
@@ -59,7 +59,7 @@ pub enum Templates {
 }
 
 /// How a machine came to run.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Started {
@@ -70,7 +70,7 @@ pub enum Started {
 }
 
 /// Why a machine was booted and not restored.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum ColdReason {

@@ -16,3 +16,6 @@ mod machine;
 mod oci;
 #[cfg(all(feature = "testing", target_os = "linux"))]
 mod support;
+#[cfg(all(feature = "testing", target_os = "linux"))]
+mod template;
+mod timing;

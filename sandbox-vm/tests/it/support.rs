@@ -11,6 +11,7 @@ use sandbox_vm::backend::qemu::{Qemu, QemuConfig};
 use sandbox_vm::channel::protocol::{Capture, Exec, Limits, Link, Root, Setup, Stdio};
 use sandbox_vm::hypervisor::{Disk, MachineSpec};
 use sandbox_vm::image::{Image, ImageStore};
+use sandbox_vm::template::Templates;
 
 /// Returns the helper binary: the one that is named, or the one that was built for the packages.
 pub(crate) fn helper() -> PathBuf {
@@ -61,9 +62,14 @@ pub(crate) fn folder() -> tempfile::TempDir {
     tempfile::Builder::new().prefix("sv").tempdir().unwrap()
 }
 
-/// The configuration of real machines, accelerated where this host can.
+/// The configuration of real machines, accelerated where this host can, and restored from templates unless
+/// `SANDBOX_TEST_TEMPLATES` is `off`.
 pub(crate) fn config() -> QemuConfig {
-    QemuConfig::new(helper(), cache())
+    let templates = match std::env::var_os("SANDBOX_TEST_TEMPLATES") {
+        Some(value) if value == "off" => Templates::Off,
+        _ => Templates::Use,
+    };
+    QemuConfig::new(helper(), cache()).with_templates(templates)
 }
 
 /// The backend of real machines; counts the one that is about to boot.

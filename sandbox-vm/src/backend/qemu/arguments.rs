@@ -225,21 +225,37 @@ mod tests {
         assert!(line.contains("sandbox-a,,b"));
     }
 
+    const MEMORY: &str = "/t,1/memory";
+
+    fn saving() -> String {
+        let shapes = [DiskShape::new(4096, true), DiskShape::new(1 << 30, false)];
+        let origin = Origin::Saving(Path::new(MEMORY), &shapes);
+        line_of(Acceleration::Emulated, origin).join(" ")
+    }
+
+    fn saved() -> String {
+        line_of(Acceleration::Emulated, Origin::Saved(Path::new(MEMORY))).join(" ")
+    }
+
     #[test]
-    fn what_is_saved_sees_no_disk_and_a_shared_file_cannot_be_punched() {
-        let memory = Path::new("/t,1/memory");
-        let shape = |bytes, read_only| DiskShape { bytes, read_only };
-        let shapes = [shape(4096, true), shape(1 << 30, false)];
-        let saving = line_of(Acceleration::Emulated, Origin::Saving(memory, &shapes)).join(" ");
-        assert!(saving.contains("mem-path=/t,,1/memory,share=on"));
-        assert!(saving.contains("null-co,node-name=disk1,size=1073741824"));
-        assert!(!saving.contains("/run/x/disk") && !saving.contains("/i,,1/root"));
-        let saved = line_of(Acceleration::Emulated, Origin::Saved(memory)).join(" ");
-        assert!(saved.contains("mem-path=/t,,1/memory,share=off"));
-        assert!(saved.contains("-incoming defer") && !saved.contains("-kernel"));
-        for line in [saving, saved] {
-            assert!(!line.contains("balloon"), "{line}");
-        }
+    fn r04_what_is_saved_has_seen_no_disk() {
+        let line = saving();
+        assert!(line.contains("mem-path=/t,,1/memory,share=on"));
+        assert!(line.contains("null-co,node-name=disk1,size=1073741824"));
+        assert!(!line.contains("/run/x/disk") && !line.contains("/i,,1/root"));
+    }
+
+    #[test]
+    fn r06_memory_that_is_shared_cannot_be_written_to_or_punched() {
+        let line = saved();
+        assert!(line.contains("mem-path=/t,,1/memory,share=off"));
+        assert!(line.contains("-incoming defer") && !line.contains("-kernel"));
+        assert!(!line.contains("balloon") && !saving().contains("balloon"));
+        assert!(
+            self::line(Acceleration::Emulated)
+                .join(" ")
+                .contains("balloon")
+        );
     }
 
     #[test]

@@ -177,10 +177,10 @@ impl QemuMachine {
             done = tokio::time::timeout(MIGRATION_PATIENCE, work(qmp)) => match done {
                 Ok(Ok(())) => Ok(()),
                 // A state that QEMU refuses ends it; its log says why.
-                Ok(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                    Err(died(&self.watchdog.ended().await))
-                }
-                Ok(Err(error)) => Err(Error::io(operation, error)),
+                Ok(Err(error)) => match tokio::time::timeout(QUIT_PATIENCE, self.watchdog.ended()).await {
+                    Ok(event) => Err(died(&event)),
+                    Err(_) => Err(Error::io(operation, error)),
+                },
                 Err(_) => Err(Error::new(ErrorKind::TimedOut, operation)),
             },
             event = self.watchdog.ended() => Err(died(&event)),

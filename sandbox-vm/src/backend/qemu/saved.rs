@@ -68,7 +68,7 @@ impl Qemu {
         spec: &MachineSpec,
         acceleration: Acceleration,
     ) -> Result<QemuMachine, ColdReason> {
-        let not_saved = |error: Error| ColdReason::NotSaved(error.to_string());
+        let not_saved = |error: Error| ColdReason::NotSaved(why(&error));
         let key = self.key(spec, acceleration).await.map_err(not_saved)?;
         let store = TemplateStore::new(&self.config.cache);
         let saved = self.find_or_build(&store, &key, spec, acceleration).await?;
@@ -78,7 +78,7 @@ impl Qemu {
                 if let Err(error) = store.drop_entry(&key.digest()) {
                     tracing::warn!(%error, "a template that cannot be restored stays");
                 }
-                Err(ColdReason::NotRestored(error.to_string()))
+                Err(ColdReason::NotRestored(why(&error)))
             }
         }
     }
@@ -90,7 +90,7 @@ impl Qemu {
         spec: &MachineSpec,
         acceleration: Acceleration,
     ) -> Result<Saved, ColdReason> {
-        let not_saved = |error: Error| ColdReason::NotSaved(error.to_string());
+        let not_saved = |error: Error| ColdReason::NotSaved(why(&error));
         let deadline = Instant::now() + BUILD_PATIENCE;
         loop {
             if let Some(saved) = find(store, key).await.map_err(not_saved)? {
@@ -206,6 +206,14 @@ impl Qemu {
     }
 }
 
+/// Says an error with all that led to it.
+fn why(error: &Error) -> String {
+    let sources = std::iter::successors(std::error::Error::source(error), |error| error.source());
+    sources.fold(error.to_string(), |text, source| {
+        format!("{text}: {source}")
+    })
+}
+
 async fn find(store: &TemplateStore, key: &TemplateKey) -> Result<Option<Saved>, Error> {
     let (store, key) = (store.clone(), key.clone());
     blocking(move || store.find(&key, |saved| runs_alike(saved.tsc_khz, clock::tsc_khz()))).await
@@ -270,7 +278,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_rate_that_is_measured_again_fits_and_another_processors_does_not() {
+    fn r07_a_rate_that_is_measured_again_fits_and_another_processors_does_not() {
         assert!(runs_alike(Some(2_596_120), Some(2_596_300)));
         assert!(!runs_alike(Some(2_596_120), Some(2_800_000)));
         assert!(!runs_alike(Some(2_596_120), None));
