@@ -35,7 +35,7 @@ async fn r04_nothing_of_a_sandbox_is_in_its_template() {
     let started = sandbox.describe().await.unwrap().machine.unwrap().started;
     assert!(matches!(started, Started::Restored(_)), "{started:?}");
     let said = sh(&sandbox, "echo $MARK; cat /etc/hostname").await;
-    assert_eq!(said, format!("{MARK}\nmark-name-7f3a\n"));
+    assert_eq!(said, format!("{MARK}\nmark-name-7f3a"));
     sandbox.remove().await.unwrap();
     let [template] = &store.list().unwrap()[..] else {
         panic!("there is not one template");

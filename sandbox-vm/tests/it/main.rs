@@ -18,4 +18,3 @@ mod oci;
 mod support;
 #[cfg(all(feature = "testing", target_os = "linux"))]
 mod template;
-mod timing;
