@@ -188,7 +188,8 @@ pub struct MachineSpec {
 }
 
 impl MachineSpec {
-    /// Describes a machine with one processor and 512 MiB of memory, in a folder of its own.
+    /// Describes a machine with one processor and 512 MiB of memory, in a folder of its own. It may be restored,
+    /// if its backend restores.
     pub fn new(name: impl Into<String>, folder: impl Into<PathBuf>) -> Self {
         let (name, folder) = (name.into(), folder.into());
         Self {
@@ -196,6 +197,7 @@ impl MachineSpec {
             folder,
             cpus: 1,
             memory_mib: 512,
+            templates: Templates::Use,
             ..Self::default()
         }
     }

@@ -15,6 +15,7 @@
 //! windows; more are refused. What breaks the framing ends the connection.
 
 mod gather;
+#[cfg(any(target_os = "linux", test))]
 mod life;
 mod mux;
 pub mod protocol;

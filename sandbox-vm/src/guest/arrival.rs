@@ -66,12 +66,14 @@ fn reseed(entropy: &Entropy) -> io::Result<()> {
     // SAFETY: the request reads a `PoolInfo` and as many bytes behind it as that says, which are part of it.
     unsafe { ioctl(device.as_fd(), Setter::<ADD_ENTROPY, _>::new(info))? };
     // SAFETY: the request takes no argument.
-    Ok(unsafe { ioctl(device.as_fd(), NoArg::<RESEED>::new())? })
+    let reseeded = unsafe { ioctl(device.as_fd(), NoArg::<RESEED>::new()) };
+    reseeded.map_err(io::Error::from)
 }
 
 /// Makes the kernel forget what it has read of a disk that nothing is mounted from.
 pub(super) fn forget(disk: &str) -> io::Result<()> {
     let disk = File::open(disk)?;
     // SAFETY: the request takes no argument.
-    Ok(unsafe { ioctl(disk.as_fd(), NoArg::<FLUSH_BUFFERS>::new())? })
+    let forgotten = unsafe { ioctl(disk.as_fd(), NoArg::<FLUSH_BUFFERS>::new()) };
+    forgotten.map_err(io::Error::from)
 }

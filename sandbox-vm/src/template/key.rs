@@ -128,7 +128,8 @@ pub(super) mod tests {
     #[test]
     fn r07_each_component_changes_the_digest() {
         let disk = |bytes, read_only| DiskShape { bytes, read_only };
-        let changes: [(&str, fn(&mut TemplateKey)); 13] = [
+        type Change = fn(&mut TemplateKey);
+        let changes: [(&str, Change); 13] = [
             ("format", |k| k.format += 1),
             ("hypervisor", |k| k.hypervisor.push('1')),
             ("machine", |k| k.machine.push_str(",acpi=on")),

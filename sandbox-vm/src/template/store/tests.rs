@@ -51,7 +51,8 @@ fn r08_what_is_saved_is_its_owners_alone() {
 
 #[test]
 fn r07_a_damaged_template_is_dropped() {
-    let damage: [(&str, fn(&Path)); 8] = [
+    type Damage = fn(&Path);
+    let damage: [(&str, Damage); 8] = [
         ("another state", |f| {
             fs::write(f.join("state"), "device5").unwrap()
         }),
