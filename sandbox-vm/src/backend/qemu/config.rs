@@ -24,8 +24,8 @@ pub struct QemuConfig {
     /// How long QEMU may take from its start to its two connections; 20 seconds by default. The guest's
     /// own boot has a patience of its own.
     pub start_patience: Duration,
-    /// Whether machines may be restored from templates, which are kept in the cache; if they may, unless a
-    /// machine's own specification says no.
+    /// Whether machines may be restored from templates, which are kept in the cache, where a machine's own
+    /// specification does not say no either; off by default.
     pub templates: Templates,
     /// Told about what takes long.
     pub progress: Progress,
