@@ -9,6 +9,7 @@ use sandbox_net::{
     approval::Approvals, credentials::Credential, policy::RuleSet, resolve::Resolver,
 };
 use sandbox_vm::image::Image;
+use sandbox_vm::template::Templates;
 use sandbox_vm::{Hypervisor, disk};
 
 use crate::host::{default_dirs, default_hypervisor};
@@ -53,6 +54,7 @@ pub struct SandboxBuilder {
     disks: Vec<ExtraDisk>,
     boot_patience: Duration,
     snapshots: bool,
+    templates: Templates,
     lifetime: Lifetime,
     upstream: Option<UpstreamProxy>,
     hypervisor: Option<Arc<dyn Hypervisor>>,
@@ -80,6 +82,7 @@ impl SandboxBuilder {
             disks: Vec::new(),
             boot_patience: BOOT_PATIENCE,
             snapshots: false,
+            templates: Templates::default(),
             lifetime: Lifetime::Attached,
             upstream: None,
             hypervisor: None,
@@ -242,6 +245,14 @@ impl SandboxBuilder {
     /// Sets how long the guest may take to its first word, each of two times; 40 s without.
     pub fn boot_patience(mut self, patience: Duration) -> Self {
         self.boot_patience = patience;
+        self
+    }
+
+    /// Says whether its machine may be restored from a template instead of booted, which it may not without: a
+    /// start takes about a third of the time then, and the first one of its kind a little longer. Memory that a restored
+    /// guest has used once is not given back to the host before it ends.
+    pub fn templates(mut self, templates: Templates) -> Self {
+        self.templates = templates;
         self
     }
 
@@ -466,6 +477,7 @@ impl SandboxBuilder {
             disks: self.disks.clone(),
             snapshots: self.snapshots,
             boot_patience: self.boot_patience,
+            cold: self.templates == Templates::Off,
         })
     }
 }

@@ -1,6 +1,7 @@
 //! What a sandbox is and how it runs, for people and programs to read.
 
 use sandbox_vm::hypervisor::{Acceleration, Isolation, MachineFacts};
+use sandbox_vm::template::Started;
 use serde::{Deserialize, Serialize};
 
 use crate::lifecycle::{Lifetime, State};
@@ -39,6 +40,8 @@ pub struct MachineDescription {
     pub acceleration: Acceleration,
     /// The process that is the machine.
     pub pid: Option<u32>,
+    /// Whether it was restored from a template, or why it was booted.
+    pub started: Started,
     /// Whether programs inside that know of no proxy reach what the policy allows.
     pub capture: CaptureState,
 }
@@ -76,6 +79,7 @@ impl Description {
             isolation: facts.isolation,
             acceleration: facts.acceleration,
             pid: facts.pid,
+            started: facts.started.clone(),
             capture,
         });
     }

@@ -128,7 +128,10 @@ pub(crate) fn default_hypervisor(
 #[cfg(target_os = "linux")]
 fn hypervisors(dirs: &Dirs, helper: PathBuf, progress: Progress) -> Vec<Arc<dyn Hypervisor>> {
     use sandbox_vm::backend::qemu::{Qemu, QemuConfig};
-    let config = QemuConfig::new(helper, &dirs.cache).with_progress(progress);
+    // Each sandbox says whether its machine may be restored.
+    let config = QemuConfig::new(helper, &dirs.cache)
+        .with_progress(progress)
+        .with_templates(sandbox_vm::template::Templates::Use);
     vec![Arc::new(Qemu::new(config))]
 }
 

@@ -33,7 +33,7 @@
 //! # What it is not
 //!
 //! Emulation is no wall by QEMU's own word: where the processor cannot run guests, machines are emulated,
-//! and say so ([`Description::machine`]). Snapshots, forks, other walls than QEMU and models inside are
+//! and say so ([`Description::machine`]). Snapshots of what runs, forks, other walls than QEMU and models inside are
 //! still to come.
 
 #![cfg_attr(
@@ -87,6 +87,7 @@ pub use sandbox_sync as sync;
 pub use sandbox_vm::channel::protocol::TerminalSize;
 pub use sandbox_vm::hypervisor::{Acceleration, Isolation};
 pub use sandbox_vm::image::Image;
+pub use sandbox_vm::template::{ColdReason, Started, TemplateStore, Templates};
 pub use sandbox_vm::{self as vm, Hypervisor};
 #[cfg(unix)]
 pub use snapshots::{RestoreReport, WorkspaceSnapshot};

@@ -22,6 +22,7 @@ use sandbox_sync::Options;
 use sandbox_vm::channel::protocol::{self, Prepared, Root, Setup};
 use sandbox_vm::hypervisor::{Disk, HypervisorExt, MachineSpec};
 use sandbox_vm::image::{ImageStore, RootImage};
+use sandbox_vm::template::Templates;
 use sandbox_vm::{Agent, Hypervisor, Machine, disk, users};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
@@ -581,6 +582,9 @@ fn machine_spec(owned: &Owned, image: &RootImage, disk: PathBuf) -> MachineSpec 
             false => Disk::writable(&disk.image),
         }));
     machine.setup = setup(owned, first);
+    if spec.cold {
+        machine.templates = Templates::Off;
+    }
     machine.remove_when_orphaned = match owned.record.lifetime {
         Lifetime::Attached => vec![owned.folder.clone(), owned.runtime.clone()],
         Lifetime::Detached => vec![owned.runtime.clone()],
@@ -591,10 +595,6 @@ fn machine_spec(owned: &Owned, image: &RootImage, disk: PathBuf) -> MachineSpec 
 /// `first` is the place of the first extra disk in the machine's list.
 fn setup(owned: &Owned, first: usize) -> Setup {
     let spec = &owned.record.spec;
-    let now = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .ok();
-    let clock = now.and_then(|now| Some((i64::try_from(now.as_secs()).ok()?, now.subsec_nanos())));
     let disks = spec
         .disks
         .iter()
@@ -617,7 +617,6 @@ fn setup(owned: &Owned, first: usize) -> Setup {
         }),
         mounts: spec.tmpfs.iter().map(mount).chain(disks).collect(),
         hostname: owned.record.name.clone(),
-        clock,
         // Filled in by who knows the image and the secrets.
         env: Vec::new(),
         limits: protocol::Limits {

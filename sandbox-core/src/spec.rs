@@ -296,6 +296,9 @@ pub(crate) struct Spec {
     /// Whether a snapshot of the workspaces is taken before each command.
     #[serde(default)]
     pub(crate) snapshots: bool,
+    /// Boots, and is not restored from a template.
+    #[serde(default)]
+    pub(crate) cold: bool,
 }
 
 #[cfg(test)]
@@ -317,6 +320,7 @@ impl Spec {
             disks: Vec::new(),
             boot_patience: Duration::from_secs(1),
             snapshots: false,
+            cold: false,
         }
     }
 }

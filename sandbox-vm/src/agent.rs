@@ -7,7 +7,7 @@
 use std::fmt;
 use std::io;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use sandbox_base::frame::{read_message, write_message};
@@ -17,8 +17,9 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::Error;
 use crate::channel::protocol::{
-    Exec, ExecControl, ExecEvent, ExecId, Exit, Failure, FileReply, FileRequest, GuestOpen, Hello,
-    MAX_MESSAGE, MAX_OPEN, Open, Prepared, Reply, Setup, Stdio, VERSIONS, Welcome,
+    Entropy, Exec, ExecControl, ExecEvent, ExecId, Exit, Failure, FileReply, FileRequest,
+    GuestOpen, Hello, MAX_MESSAGE, MAX_OPEN, Open, Prepared, Reply, Setup, Stdio, VERSIONS,
+    Welcome,
 };
 use crate::channel::{Channel, Incoming, Side, Stream};
 
@@ -54,7 +55,8 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Starts a channel over a machine's byte stream and agrees with its agent on a version.
+    /// Starts a channel over a machine's byte stream, agrees with its agent on a version, and gives the guest
+    /// fresh entropy and the time.
     ///
     /// # Errors
     ///
@@ -67,9 +69,15 @@ impl Agent {
             incoming: Arc::new(tokio::sync::Mutex::new(Some(incoming))),
             prepared: Arc::default(),
         };
+        let mut entropy = [0; 32];
+        getrandom::fill(&mut entropy).map_err(|error| no_randomness(GREET, &error))?;
+        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).ok();
         let hello = Hello {
             lowest: *VERSIONS.start(),
             highest: *VERSIONS.end(),
+            entropy: Entropy(entropy),
+            clock: since_1970
+                .and_then(|now| Some((i64::try_from(now.as_secs()).ok()?, now.subsec_nanos()))),
         };
         let welcome: Welcome = match agent.ask(GREET, &Open::Hello(hello)).await {
             Ok(welcome) => welcome,
@@ -452,10 +460,12 @@ impl GuestStreams {
 /// When the system has no randomness to give.
 pub fn new_exec_id() -> Result<ExecId, Error> {
     let mut bytes = [0u8; 16];
-    getrandom::fill(&mut bytes).map_err(|error| {
-        Error::new(ErrorKind::Io, "name a command").with_detail(error.to_string())
-    })?;
+    getrandom::fill(&mut bytes).map_err(|error| no_randomness("name a command", &error))?;
     Ok(ExecId(bytes))
+}
+
+fn no_randomness(operation: &'static str, error: &getrandom::Error) -> Error {
+    Error::new(ErrorKind::Io, operation).with_detail(error.to_string())
 }
 
 /// Tells a peer that went away from one that is no agent: its streams read as ended in both cases.

@@ -72,7 +72,8 @@ fn replace_locked(
     result
 }
 
-fn publish(partial: &Path, target: &Path) -> std::io::Result<()> {
+/// Flushes what was built and gives it its name, in place of what has it. To be called under the lock.
+pub(crate) fn publish(partial: &Path, target: &Path) -> std::io::Result<()> {
     flush(partial)?;
     let old = sibling(target, "old");
     remove_if_there(&old)?;

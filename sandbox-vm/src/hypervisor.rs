@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Error;
 use crate::agent::Agent;
+use crate::template::{Started, Templates};
 
 /// A way to wall something off: one backend with its configuration.
 ///
@@ -91,7 +92,8 @@ pub trait HypervisorExt: Hypervisor {
     /// Starts a machine, waits for its agent and prepares the guest.
     ///
     /// A boot that stays silent for `patience` is killed and tried once more: under emulation a kernel
-    /// may hang in its first moments, and the next one does not.
+    /// may hang in its first moments, and the next one does not. The second try is never restored from a
+    /// template.
     ///
     /// Dropping the future ends what was started.
     ///
@@ -107,7 +109,9 @@ pub trait HypervisorExt: Hypervisor {
         match boot_once(self, spec, patience).await {
             Err(error) if error.kind() == ErrorKind::TimedOut => {
                 tracing::warn!(backend = self.name(), %error, "the guest stayed silent; once more");
-                boot_once(self, spec, patience).await
+                let mut spec = spec.clone();
+                spec.templates = Templates::Off;
+                boot_once(self, &spec, patience).await
             }
             done => done,
         }
@@ -179,10 +183,13 @@ pub struct MachineSpec {
     pub disks: Vec<Disk>,
     /// What the agent is asked to prepare.
     pub setup: crate::channel::protocol::Setup,
+    /// Whether it may be restored instead of booted, by a backend that has templates.
+    pub templates: Templates,
 }
 
 impl MachineSpec {
-    /// Describes a machine with one processor and 512 MiB of memory, in a folder of its own.
+    /// Describes a machine with one processor and 512 MiB of memory, in a folder of its own. It may be restored,
+    /// if its backend restores.
     pub fn new(name: impl Into<String>, folder: impl Into<PathBuf>) -> Self {
         let (name, folder) = (name.into(), folder.into());
         Self {
@@ -190,6 +197,7 @@ impl MachineSpec {
             folder,
             cpus: 1,
             memory_mib: 512,
+            templates: Templates::Use,
             ..Self::default()
         }
     }
@@ -239,6 +247,8 @@ pub struct Capabilities {
     /// Whether connections and name lookups of programs that know of no proxy can be led to the host. A
     /// kernel may still lack what it takes: [`Agent::prepared`] tells.
     pub capture: bool,
+    /// Whether machines are restored from templates where that is possible ([`crate::template`]).
+    pub templates: bool,
 }
 
 impl Capabilities {
@@ -253,6 +263,7 @@ impl Capabilities {
             disks: true,
             control_groups: true,
             capture: true,
+            templates: false,
         }
     }
 }
@@ -309,6 +320,8 @@ pub struct MachineFacts {
     pub acceleration: Acceleration,
     /// The process that is the machine, where there is one.
     pub pid: Option<u32>,
+    /// Whether it was restored, or why it was booted.
+    pub started: Started,
 }
 
 /// How a machine ended.

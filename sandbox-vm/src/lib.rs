@@ -15,6 +15,7 @@ pub mod image;
 pub mod kernel;
 mod process;
 mod progress;
+pub mod template;
 pub mod users;
 
 pub use agent::Agent;

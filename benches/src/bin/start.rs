@@ -2,7 +2,8 @@
 //!
 //! Ours: this program again, which makes a sandbox as the README shows, runs a command that says one
 //! word, and writes the word's first byte to its own standard output. The floor: a bare QEMU to the first
-//! byte of its first process. Both cold: nothing is restored.
+//! byte of its first process. Both cold; then the same restored from a template, which has no floor of its own
+//! yet.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "it is a program")]
 
@@ -15,16 +16,19 @@ use sandbox_benches::marks::Marks;
 use sandbox_benches::options::Options;
 use sandbox_benches::place::Place;
 use sandbox_benches::report::{self, Aim, Row};
-use sandbox_core::{Dirs, Sandbox};
+use sandbox_core::{Dirs, Sandbox, Templates};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 
 /// The first argument of the process that is measured.
 const ONE: &str = "one-start";
 
+/// The last argument of one that boots.
+const COLD: &str = "cold";
+
 /// The stages of a start: the diagnostic that ends each, and what it is.
 const STAGES: [(&str, &str); 5] = [
     ("QEMU runs", "state, disk, QEMU's start"),
-    ("the guest answers", "kernel and agent"),
+    ("the guest answers", "kernel, or state, and agent"),
     ("the guest is prepared", "root, mounts, limits"),
     ("created", "egress, workspaces, record"),
     ("first byte", "the command"),
@@ -49,33 +53,45 @@ async fn compare() -> Result<()> {
     let port_only = Floor::with_port_only(&place).await?;
     let mut start = Row::new("process start to first byte", "s", Aim::AtMost(1.15));
     let mut bare = Row::new("the same, floor without disk drivers", "s", Aim::None);
-    let mut stages = STAGES.map(|(_, name)| Row::new(format!("of it: {name}"), "s", Aim::None));
+    let stages = || STAGES.map(|(_, name)| Row::new(format!("of it: {name}"), "s", Aim::None));
+    let mut restored = Row::new("restored: process start to first byte", "s", Aim::None);
+    let (mut cold_stages, mut restored_stages) = (stages(), stages());
+    // The first one saves the template.
+    ours(&place.dirs, Templates::Use).await?;
     for round in 0..options.rounds {
         for (floor, row) in [(&floor, &mut start), (&port_only, &mut bare)] {
             let running = floor.start().await?;
             row.floor.push(running.first_byte.as_secs_f64());
             running.end().await?;
         }
-        let (whole, parts) = ours(&place.dirs).await?;
+        let (whole, parts) = ours(&place.dirs, Templates::Off).await?;
         start.ours.push(whole.as_secs_f64());
         bare.ours.push(whole.as_secs_f64());
-        for (row, part) in stages.iter_mut().zip(parts) {
+        for (row, part) in cold_stages.iter_mut().zip(parts) {
+            row.ours.push(part);
+        }
+        let (whole, parts) = ours(&place.dirs, Templates::Use).await?;
+        restored.ours.push(whole.as_secs_f64());
+        for (row, part) in restored_stages.iter_mut().zip(parts) {
             row.ours.push(part);
         }
         eprintln!("round {} of {}", round + 1, options.rounds);
     }
     let mut rows = vec![start, bare];
-    rows.extend(stages);
-    report::print("Cold start", &rows, options.json);
+    rows.extend(cold_stages);
+    rows.push(restored);
+    rows.extend(restored_stages);
+    report::print("Start", &rows, options.json);
     Ok(())
 }
 
 /// Starts the process that is measured; returns the time to its first byte, and its own stages.
-async fn ours(dirs: &Dirs) -> Result<(Duration, Vec<f64>)> {
+async fn ours(dirs: &Dirs, templates: Templates) -> Result<(Duration, Vec<f64>)> {
     let start = Instant::now();
     let mut process = tokio::process::Command::new(std::env::current_exe()?)
         .arg(ONE)
         .arg(serde_json::to_string(dirs)?)
+        .args((templates == Templates::Off).then_some(COLD))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()?;
@@ -96,7 +112,12 @@ async fn ours(dirs: &Dirs) -> Result<(Duration, Vec<f64>)> {
 async fn one(marks: &Marks) -> Result<()> {
     use std::io::Write;
     let dirs: Dirs = serde_json::from_str(&std::env::args().nth(2).ok_or("no folders")?)?;
-    let sandbox = Sandbox::builder().dirs(dirs).create().await?;
+    let templates = match std::env::args().nth(3).is_some_and(|word| word == COLD) {
+        true => Templates::Off,
+        false => Templates::Use,
+    };
+    let builder = Sandbox::builder().dirs(dirs).templates(templates);
+    let sandbox = builder.create().await?;
     marks.add("created");
     let mut command = sandbox.command("/bin/echo");
     command.arg("hello").stdout(sandbox_core::Stdio::piped());

@@ -17,3 +17,6 @@ pub mod qemu {}
 
 #[doc = include_str!("0006-capture.md")]
 pub mod capture {}
+
+#[doc = include_str!("0007-templates.md")]
+pub mod templates {}

@@ -14,5 +14,6 @@ mod review;
 mod rounds;
 mod secrets;
 mod snapshots;
+mod template;
 mod walls;
 mod workspaces;

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use sandbox_core::{Command, Dirs, Sandbox, SandboxBuilder};
+use sandbox_core::{Command, Dirs, Sandbox, SandboxBuilder, Templates};
 
 /// A temporary place for sandboxes.
 pub(crate) struct Place {
@@ -20,12 +20,18 @@ impl Place {
         Self { folder, dirs }
     }
 
-    /// Begins a sandbox that boots a real microVM, and counts it.
+    /// Begins a sandbox that starts a real microVM, and counts it: restored from a template, if
+    /// `SANDBOX_TEST_TEMPLATES` is `on`.
     pub(crate) fn microvm(&self) -> SandboxBuilder {
         count_microvm();
+        let templates = match std::env::var_os("SANDBOX_TEST_TEMPLATES") {
+            Some(value) if value == "on" => Templates::Use,
+            _ => Templates::Off,
+        };
         Sandbox::builder()
             .dirs(self.dirs.clone())
             .boot_patience(PATIENCE)
+            .templates(templates)
     }
 
     /// A place that another process of this test made.
@@ -174,7 +180,7 @@ pub(crate) fn kill(pid: u32) {
 }
 
 /// Kernels and images take minutes to make and are the same for all tests.
-fn cache() -> PathBuf {
+pub(crate) fn cache() -> PathBuf {
     match std::env::var_os("SANDBOX_TEST_CACHE") {
         Some(cache) => cache.into(),
         None => std::env::temp_dir().join("sandbox-test-cache"),

@@ -15,9 +15,13 @@
 //! windows; more are refused. What breaks the framing ends the connection.
 
 mod gather;
+#[cfg(any(target_os = "linux", test))]
+mod life;
 mod mux;
 pub mod protocol;
 
+#[cfg(target_os = "linux")]
+pub(crate) use life::sign_of_life;
 #[cfg(all(feature = "guest", target_os = "linux"))]
 pub(crate) use mux::SPLIT_SEND;
 pub use mux::{Channel, Incoming, MAX_STREAMS, Side, Stream};

@@ -5,7 +5,7 @@
 //!
 //! | opened with | then |
 //! |---|---|
-//! | `Hello` | the guest answers [`Reply`] of [`Welcome`]; always the first stream |
+//! | `Hello` | the guest takes entropy and time and answers [`Reply`] of [`Welcome`]; always the first stream |
 //! | `Setup` | the guest prepares its root and answers [`Reply`] of `()`; once per machine |
 //! | `Exec` | events ([`ExecEvent`]) from the guest, controls ([`ExecControl`]) from the host, until it ends |
 //! | `Stdio` | raw bytes of one of a command's standard streams |
@@ -78,6 +78,22 @@ pub struct Hello {
     pub lowest: u16,
     /// The highest version that the host speaks.
     pub highest: u16,
+    /// Randomness for this machine alone. The guest's kernel takes it before anything is answered: a
+    /// restored machine remembers the same random numbers as all others that were restored from one state.
+    pub entropy: Entropy,
+    /// Seconds and nanoseconds since 1970, to set the clock to: a restored machine's went on from where it
+    /// was saved. The monotonic clock is left alone.
+    pub clock: Option<(i64, u32)>,
+}
+
+/// Random bytes, as many as the kernel's generator takes for a key.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entropy(pub [u8; 32]);
+
+impl fmt::Debug for Entropy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Entropy")
+    }
 }
 
 /// What the guest answers to [`Hello`].
@@ -100,8 +116,6 @@ pub struct Setup {
     pub mounts: Vec<Mount>,
     /// The host name; empty leaves it alone.
     pub hostname: String,
-    /// Seconds and nanoseconds since 1970, to set the clock to.
-    pub clock: Option<(i64, u32)>,
     /// Environment of every command, below what the command names itself.
     pub env: Vec<(String, String)>,
     /// Limits on all commands together.
@@ -437,47 +451,31 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn hello(lowest: u16, highest: u16) -> Hello {
+        Hello {
+            lowest,
+            highest,
+            entropy: Entropy([7; 32]),
+            clock: None,
+        }
+    }
+
+    #[test]
+    fn entropy_is_not_shown() {
+        assert!(!format!("{:?}", hello(1, 1)).contains('7'));
+    }
+
     #[test]
     fn the_highest_common_version_is_taken() {
-        assert_eq!(
-            agree(&Hello {
-                lowest: 1,
-                highest: 9
-            }),
-            Some(*VERSIONS.end())
-        );
-        assert_eq!(
-            agree(&Hello {
-                lowest: 1,
-                highest: 1
-            }),
-            Some(1)
-        );
+        assert_eq!(agree(&hello(1, 9)), Some(*VERSIONS.end()));
+        assert_eq!(agree(&hello(1, 1)), Some(1));
     }
 
     #[test]
     fn without_a_common_version_there_is_none() {
-        assert_eq!(
-            agree(&Hello {
-                lowest: *VERSIONS.end() + 1,
-                highest: u16::MAX
-            }),
-            None
-        );
-        assert_eq!(
-            agree(&Hello {
-                lowest: 0,
-                highest: 0
-            }),
-            None
-        );
-        assert_eq!(
-            agree(&Hello {
-                lowest: 5,
-                highest: 1
-            }),
-            None
-        );
+        assert_eq!(agree(&hello(*VERSIONS.end() + 1, u16::MAX)), None);
+        assert_eq!(agree(&hello(0, 0)), None);
+        assert_eq!(agree(&hello(5, 1)), None);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use sandbox_base::frame::{read_message, write_message};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::oneshot;
 
+use super::arrival;
 use super::group::Groups;
 use super::process::Reaper;
 use super::services::{Services, Session};
@@ -22,6 +23,9 @@ use crate::channel::{Channel, Side, Stream};
 
 /// How long a command waits for the streams it was promised, and a stream for its command.
 const RENDEZVOUS_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long the last answer may take on its way to the host, which may not read it.
+const FAREWELL_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What the agent is in the place where it runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -137,6 +141,9 @@ impl Shared {
             );
             Failure::new(FailureKind::Unsupported, message)
         })?;
+        if self.role == Role::FirstProcess {
+            arrival::take(hello)?;
+        }
         Ok(Welcome {
             version,
             agent: env!("CARGO_PKG_VERSION").to_owned(),
@@ -156,15 +163,17 @@ impl Shared {
         Ok(())
     }
 
-    /// Ends the machine, or in tests the session and with it the process.
+    /// Ends the session and with it the process, or the machine: not before the host has been answered, as
+    /// what was written is only on its way.
     async fn end(&self) -> io::Result<()> {
-        if self.role == Role::FirstProcess {
-            return Err(super::init::power_off());
-        }
         if let Some(channel) = self.session.current() {
             channel.close().await;
+            drop(tokio::time::timeout(FAREWELL_PATIENCE, channel.ended()).await);
         }
-        Ok(())
+        match self.role {
+            Role::FirstProcess => Err(super::init::power_off()),
+            Role::PlainProcess => Ok(()),
+        }
     }
 
     pub(crate) fn settings(&self) -> Arc<setup::Settings> {

@@ -8,7 +8,8 @@
 //! |---|---|
 //! | [`init`] | the first moments of a machine: file systems, kernel modules, the port |
 //! | `agent` | the streams that the host opens, each handed to what answers it |
-//! | `setup` | root, mounts, name, clock, limits, as the host asks |
+//! | `arrival` | what a machine must not share with others of the same saved state: randomness, time, disks |
+//! | `setup` | root, mounts, name, limits, as the host asks |
 //! | `process` | fork, exec and reap |
 //! | `exec` | one command with its streams, signals and time limit |
 //! | `group` | the control group of a command: who belongs to it, what killed it |
@@ -19,6 +20,7 @@
 //! files, names or processes may make the agent panic or stop.
 
 mod agent;
+mod arrival;
 mod descriptor;
 mod exec;
 mod files;

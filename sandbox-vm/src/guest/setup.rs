@@ -1,4 +1,4 @@
-//! Root, mounts, name, clock and limits, as the host asks for them once per machine.
+//! Root, mounts, name and limits, as the host asks for them once per machine.
 
 use std::fs;
 use std::io;
@@ -9,6 +9,7 @@ use rustix::mount::{MountFlags, mount, mount_move};
 use tokio::net::TcpListener;
 
 use super::agent::{Role, Shared};
+use super::arrival;
 use super::group;
 use super::network::{self, Making};
 use super::services::{Captured, HostStreams};
@@ -108,14 +109,6 @@ fn name_resolver(text: &str) -> io::Result<()> {
 }
 
 fn prepare_place(wanted: &Setup) -> Reply<()> {
-    if let Some((seconds, nanoseconds)) = wanted.clock {
-        let time = rustix::time::Timespec {
-            tv_sec: seconds,
-            tv_nsec: i64::from(nanoseconds) as _,
-        };
-        rustix::time::clock_settime(rustix::time::ClockId::Realtime, time)
-            .map_err(|error| Failure::io("clock", &error.into()))?;
-    }
     if let Some(root) = &wanted.root {
         enter_root(root)?;
     }
@@ -224,7 +217,8 @@ fn mount_wanted(wanted: &Mount) -> Reply<()> {
 }
 
 /// Finds a disk by its serial number, which the backend sets to `disk0`, `disk1` and so on: the kernel's
-/// own names depend on the order in which it happens to find them. Anything else names itself.
+/// own names depend on the order in which it happens to find them. What the kernel has read of it is
+/// forgotten: a restored machine saw another disk. Anything else names itself.
 fn device(name: &str) -> Reply<String> {
     if !name.starts_with("disk") {
         return Ok(name.to_owned());
@@ -234,7 +228,11 @@ fn device(name: &str) -> Reply<String> {
         fs::read_to_string(disk.path().join("serial")).is_ok_and(|serial| serial.trim() == name)
     });
     match found {
-        Some(disk) => Ok(format!("/dev/{}", disk.file_name().to_string_lossy())),
+        Some(disk) => {
+            let device = format!("/dev/{}", disk.file_name().to_string_lossy());
+            arrival::forget(&device).map_err(|error| Failure::io(&device, &error))?;
+            Ok(device)
+        }
         None => Err(Failure::new(
             FailureKind::NotFound,
             format!("the machine has no {name}"),

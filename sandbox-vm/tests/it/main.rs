@@ -16,3 +16,5 @@ mod machine;
 mod oci;
 #[cfg(all(feature = "testing", target_os = "linux"))]
 mod support;
+#[cfg(all(feature = "testing", target_os = "linux"))]
+mod template;

@@ -11,6 +11,7 @@ use sandbox_vm::backend::qemu::{Qemu, QemuConfig};
 use sandbox_vm::channel::protocol::{Capture, Exec, Limits, Link, Root, Setup, Stdio};
 use sandbox_vm::hypervisor::{Disk, MachineSpec};
 use sandbox_vm::image::{Image, ImageStore};
+use sandbox_vm::template::Templates;
 
 /// Returns the helper binary: the one that is named, or the one that was built for the packages.
 pub(crate) fn helper() -> PathBuf {
@@ -61,9 +62,14 @@ pub(crate) fn folder() -> tempfile::TempDir {
     tempfile::Builder::new().prefix("sv").tempdir().unwrap()
 }
 
-/// The configuration of real machines, accelerated where this host can.
+/// The configuration of real machines, accelerated where this host can, and restored from templates if
+/// `SANDBOX_TEST_TEMPLATES` is `on`.
 pub(crate) fn config() -> QemuConfig {
-    QemuConfig::new(helper(), cache())
+    let templates = match std::env::var_os("SANDBOX_TEST_TEMPLATES") {
+        Some(value) if value == "on" => Templates::Use,
+        _ => Templates::Off,
+    };
+    QemuConfig::new(helper(), cache()).with_templates(templates)
 }
 
 /// The backend of real machines; counts the one that is about to boot.
@@ -94,9 +100,6 @@ pub(crate) async fn with_default_image(folder: &Path) -> MachineSpec {
         .unwrap();
     let mut spec = MachineSpec::new("test", folder.join("m"));
     spec.disks = vec![Disk::read_only(image.unwrap().path), Disk::writable(layer)];
-    let now = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .unwrap();
     spec.setup = Setup {
         root: Some(Root {
             lower: "disk0".into(),
@@ -104,7 +107,6 @@ pub(crate) async fn with_default_image(folder: &Path) -> MachineSpec {
             upper: Some(("disk1".into(), "ext4".into())),
         }),
         hostname: "test".into(),
-        clock: Some((now.as_secs().cast_signed(), now.subsec_nanos())),
         limits: Limits {
             processes: Some(1024),
             open_files: Some(4096),

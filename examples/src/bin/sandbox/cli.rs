@@ -58,6 +58,12 @@ Examples:
   sandbox apply --undo shell-app          take it back
   sandbox discard shell-app .             the rest is not wanted";
 
+const TEMPLATE_EXAMPLES: &str = "\
+Examples:
+  sandbox template ls
+  sandbox template prune --max-size 1g --unused 7d
+  sandbox template rm 3f9a        by the beginning of its name; sandboxes that run go on";
+
 const CP_EXAMPLES: &str = "\
 Examples:
   sandbox cp notes.txt lab:/tmp/
@@ -105,6 +111,9 @@ pub(crate) enum Verb {
     /// Look at and steer the synchronization of workspaces
     #[command(subcommand)]
     Sync(Sync),
+    /// List and remove templates, the saved machines that new sandboxes are restored from
+    #[command(subcommand, after_help = TEMPLATE_EXAMPLES)]
+    Template(Template),
     /// Say what this machine can do and what it lacks
     Doctor(Doctor),
     /// Obtain now what the first run would obtain: guest kernel and default image
@@ -337,6 +346,9 @@ pub(crate) struct Creation {
     /// Writable disk, in MiB or as 512m, 20g; takes room only as it is used
     #[arg(long, value_name = "SIZE", value_parser = mebibytes)]
     pub(crate) disk: Option<u32>,
+    /// Restore its machine from a template instead of booting it; the first one of its kind saves that
+    #[arg(long)]
+    pub(crate) templates: bool,
     /// Root file system: a folder, a tar, or an OCI layout folder with or without `:REFERENCE`
     #[arg(long, value_name = "PATH", value_hint = ValueHint::AnyPath)]
     pub(crate) image: Option<PathBuf>,
@@ -511,6 +523,28 @@ pub(crate) struct List {
     /// As JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Template {
+    /// List templates, the one used last first
+    #[command(visible_alias = "list")]
+    Ls(List),
+    /// Remove templates; the next sandbox that needs one boots and saves it anew
+    Rm {
+        /// Their names, or what these begin with
+        #[arg(required = true, value_name = "NAME")]
+        names: Vec<String>,
+    },
+    /// Remove templates until limits are kept, and what interrupted builds left
+    Prune {
+        /// What all of them may take on the disk, as in 512m or 2g; 4g without
+        #[arg(long, value_name = "SIZE", value_parser = mebibytes)]
+        max_size: Option<u32>,
+        /// For how long one may be unused, as in 12h or 7d; 30 days without
+        #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+        unused: Option<Duration>,
+    },
 }
 
 #[derive(Debug, Args)]

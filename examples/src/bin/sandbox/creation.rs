@@ -8,8 +8,8 @@ use sandbox_core::net::{
     registries,
 };
 use sandbox_core::{
-    Description, Dirs, Image, Limits, PolicySource, Sandbox, SandboxBuilder, UpstreamProxy,
-    Workspace, sync,
+    Description, Dirs, Image, Limits, PolicySource, Sandbox, SandboxBuilder, Templates,
+    UpstreamProxy, Workspace, sync,
 };
 
 use clap::ValueEnum;
@@ -38,6 +38,7 @@ pub(crate) struct Plan {
     services: Vec<Granted>,
     upstream: Option<UpstreamProxy>,
     snapshots: bool,
+    templates: bool,
 }
 
 impl Plan {
@@ -68,6 +69,7 @@ impl Plan {
             services: creation.service.clone(),
             upstream: upstream(&creation.upstream)?,
             snapshots: creation.syncing.snapshots,
+            templates: creation.templates,
         })
     }
 
@@ -79,6 +81,9 @@ impl Plan {
             .limits(self.limits.clone())
             .network(self.network.clone())
             .user_policy(user_rules(dirs));
+        if self.templates {
+            builder = builder.templates(Templates::Use);
+        }
         if let Some(rules) = organization_rules() {
             builder = builder.organization_policy(rules);
         }

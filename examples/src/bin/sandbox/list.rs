@@ -78,7 +78,7 @@ fn row(sandbox: &Description, now: u64) -> Row {
 }
 
 /// Says how long ago something was, in its largest unit.
-fn age(time: Duration) -> String {
+pub(crate) fn age(time: Duration) -> String {
     match time.as_secs() {
         seconds @ 0..60 => format!("{seconds} s"),
         seconds @ 60..3600 => format!("{} min", seconds / 60),

@@ -27,6 +27,7 @@ use tokio::sync::{Mutex, Notify, watch};
 use super::NAME;
 use crate::Error;
 use crate::hypervisor::{Acceleration, Isolation, Machine, MachineEnd, MachineFacts};
+use crate::template::{ColdReason, Started};
 
 /// How long the agent may take to kill its commands and end.
 const END_PATIENCE: Duration = Duration::from_secs(8);
@@ -74,6 +75,7 @@ pub(super) fn start(helper: &Path, folder: &Path) -> Result<PlainMachine, Error>
             isolation: Isolation::None,
             acceleration: Acceleration::NotApplicable,
             pid,
+            started: Started::Cold(ColdReason::Unsupported),
         },
         channel: Mutex::new(Some(channel.map_err(failed)?)),
         closer: ours,

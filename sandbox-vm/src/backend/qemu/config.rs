@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::Progress;
 use crate::kernel::Kernel;
+use crate::template::Templates;
 
 /// The configuration of the QEMU backend.
 #[derive(Debug, Clone)]
@@ -23,6 +24,9 @@ pub struct QemuConfig {
     /// How long QEMU may take from its start to its two connections; 20 seconds by default. The guest's
     /// own boot has a patience of its own.
     pub start_patience: Duration,
+    /// Whether machines may be restored from templates, which are kept in the cache, where a machine's own
+    /// specification does not say no either; off by default.
+    pub templates: Templates,
     /// Told about what takes long.
     pub progress: Progress,
 }
@@ -50,6 +54,7 @@ impl QemuConfig {
             kernel: None,
             acceleration: AccelerationPolicy::default(),
             start_patience: Duration::from_secs(20),
+            templates: Templates::default(),
             progress: Progress::silent(),
         }
     }
@@ -79,6 +84,13 @@ impl QemuConfig {
     #[must_use]
     pub fn with_start_patience(mut self, patience: Duration) -> Self {
         self.start_patience = patience;
+        self
+    }
+
+    /// Says whether machines may be restored from templates.
+    #[must_use]
+    pub fn with_templates(mut self, templates: Templates) -> Self {
+        self.templates = templates;
         self
     }
 

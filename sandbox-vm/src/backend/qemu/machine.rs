@@ -1,7 +1,7 @@
 //! One running machine.
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Seek};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ use super::config::QemuConfig;
 use super::qmp::Qmp;
 use crate::Error;
 use crate::hypervisor::{Isolation, Machine, MachineEnd, MachineFacts, MachineSpec};
+use crate::template::{ColdReason, Started};
 
 const OPERATION: &str = "start QEMU";
 
@@ -29,6 +30,9 @@ pub(super) const QMP_SOCKET: &str = "qmp.sock";
 
 /// How long QEMU may take to obey before it is killed.
 const QUIT_PATIENCE: Duration = Duration::from_millis(500);
+
+/// How long QEMU may take to read or write a machine's state: a third of a megabyte.
+const MIGRATION_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A machine that QEMU runs.
 #[derive(Debug)]
@@ -101,12 +105,92 @@ async fn start_in(
             isolation: Isolation::VirtualMachine,
             acceleration: launch.acceleration,
             pid: Some(watchdog.pid()),
+            started: Started::Cold(ColdReason::Off),
         },
         folder: folder.to_owned(),
         watchdog,
         qmp: Mutex::new(Some(qmp_control)),
         channel: Mutex::new(Some(channel)),
     })
+}
+
+impl QemuMachine {
+    /// Notes that it was restored from a template.
+    pub(super) fn restored_from(mut self, template: String) -> Self {
+        self.facts.started = Started::Restored(template);
+        self
+    }
+
+    /// Notes why it was not restored.
+    pub(super) fn booted_because(mut self, reason: ColdReason) -> Self {
+        self.facts.started = Started::Cold(reason);
+        self
+    }
+
+    pub(super) fn pid(&self) -> Option<u32> {
+        self.facts.pid
+    }
+
+    /// Waits until the guest's agent answers, without beginning a session with it.
+    pub(super) async fn sign_of_life(&self, patience: Duration) -> Result<(), Error> {
+        const OPERATION: &str = "wait for a guest's sign of life";
+        let mut channel = self.channel.lock().await;
+        let channel = channel
+            .as_mut()
+            .ok_or_else(|| Error::new(ErrorKind::Conflict, OPERATION))?;
+        tokio::select! {
+            sign = tokio::time::timeout(patience, crate::channel::sign_of_life(channel)) => match sign {
+                Ok(sign) => sign.map_err(|error| Error::io(OPERATION, error)),
+                Err(_) => Err(Error::new(ErrorKind::TimedOut, OPERATION)
+                    .with_detail(format!("none within {} s", patience.as_secs()))),
+            },
+            event = self.watchdog.ended() => Err(died(&event)),
+        }
+    }
+
+    /// Stops the guest and writes the state of its devices.
+    pub(super) async fn save(&self, state: &File) -> Result<(), Error> {
+        self.migrate("save a machine", async |qmp| qmp.save(state).await)
+            .await
+    }
+
+    /// Reads the state of the devices and lets the guest go on.
+    pub(super) async fn load(&self, mut state: &File) -> Result<(), Error> {
+        // The descriptor shares its place with the one that QEMU gets.
+        state
+            .rewind()
+            .map_err(|error| Error::io("restore a machine", error))?;
+        self.migrate("restore a machine", async |qmp| qmp.load(state).await)
+            .await
+    }
+
+    async fn migrate(
+        &self,
+        operation: &'static str,
+        work: impl AsyncFnOnce(&mut Qmp) -> io::Result<()>,
+    ) -> Result<(), Error> {
+        let mut qmp = self.qmp.lock().await;
+        let qmp = qmp
+            .as_mut()
+            .ok_or_else(|| Error::new(ErrorKind::Disconnected, operation))?;
+        tokio::select! {
+            done = tokio::time::timeout(MIGRATION_PATIENCE, work(qmp)) => match done {
+                Ok(Ok(())) => Ok(()),
+                // A state that QEMU refuses ends it; its log says why.
+                Ok(Err(error)) => match tokio::time::timeout(QUIT_PATIENCE, self.watchdog.ended()).await {
+                    Ok(event) => Err(died(&event)),
+                    Err(_) => Err(Error::io(operation, error)),
+                },
+                Err(_) => Err(Error::new(ErrorKind::TimedOut, operation)),
+            },
+            event = self.watchdog.ended() => Err(died(&event)),
+        }
+    }
+
+    /// Ends it as [`Machine::kill`] does, for one that nobody else has seen.
+    pub(super) async fn end(&self) -> Result<(), Error> {
+        self.kill().await
+    }
 }
 
 #[async_trait]

@@ -20,6 +20,7 @@
 //! | `arguments` | the command line, as a pure function of the machine |
 //! | `machine` | one running machine |
 //! | `probe` | whether KVM boots a guest here, found out once per boot of the host |
+//! | `saved` | machines that are restored from a template, and the saving of templates |
 //! | `qmp` | QEMU's control protocol |
 //! | `clock` | the processor's time stamp counter, which the guest's kernel must be told |
 
@@ -29,9 +30,11 @@ mod config;
 mod machine;
 mod probe;
 mod qmp;
+mod saved;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -43,10 +46,11 @@ use crate::hypervisor::{
     Acceleration, Availability, Capabilities, Disk, Hypervisor, Isolation, Machine, MachineSpec,
 };
 use crate::kernel::{Kernel, initrd};
+use crate::template::{ColdReason, Templates};
 
 pub use config::{AccelerationPolicy, QemuConfig};
 
-use arguments::{Endpoints, Launch};
+use arguments::{Endpoints, Launch, Origin};
 
 /// The backend's name.
 const NAME: &str = "qemu";
@@ -62,13 +66,17 @@ pub struct Qemu {
     availability: OnceCell<Availability>,
     boot_files: OnceCell<BootFiles>,
     acceleration: OnceCell<Acceleration>,
+    /// Whether saving or restoring has failed. It is not tried on every start then.
+    templates_fail: AtomicBool,
 }
 
 /// What every machine boots from.
 #[derive(Debug, Clone)]
 struct BootFiles {
     kernel: PathBuf,
+    kernel_digest: String,
     initrd: PathBuf,
+    initrd_digest: String,
 }
 
 impl Qemu {
@@ -79,6 +87,7 @@ impl Qemu {
             availability: OnceCell::new(),
             boot_files: OnceCell::new(),
             acceleration: OnceCell::new(),
+            templates_fail: AtomicBool::new(false),
         }
     }
 
@@ -92,7 +101,7 @@ impl Qemu {
         self.boot_files().await.map(drop)
     }
 
-    /// Returns QEMU's program and arguments for a machine, with its sockets (`agent.sock`, `qmp.sock`, to
+    /// Returns QEMU's program and arguments for a machine that boots, with its sockets (`agent.sock`, `qmp.sock`, to
     /// which QEMU connects) in the specification's folder: for tools that compare a machine with a bare
     /// QEMU, or explain one. Starts nothing.
     ///
@@ -124,6 +133,7 @@ impl Qemu {
             initrd: &boot.initrd,
             acceleration,
             tsc_khz: clock::tsc_khz(),
+            origin: Origin::Cold,
         })
     }
 
@@ -175,7 +185,10 @@ impl Hypervisor for Qemu {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities::new(Isolation::VirtualMachine)
+        Capabilities {
+            templates: true,
+            ..Capabilities::new(Isolation::VirtualMachine)
+        }
     }
 
     async fn probe(&self) -> Result<Availability, Error> {
@@ -191,8 +204,19 @@ impl Hypervisor for Qemu {
         if acceleration == Acceleration::Emulated {
             warn_once_of_emulation();
         }
+        let reason = match (self.config.templates, spec.templates) {
+            (Templates::Use, Templates::Use) => match self.restore(spec, acceleration).await {
+                Ok(machine) => return Ok(Arc::new(machine)),
+                Err(reason) => reason,
+            },
+            _ => ColdReason::Off,
+        };
+        if reason != ColdReason::Off {
+            tracing::warn!(%reason, "a machine boots instead of being restored");
+        }
         let launch = self.launch(acceleration).await?;
-        Ok(Arc::new(machine::start(&self.config, &launch, spec).await?))
+        let machine = machine::start(&self.config, &launch, spec).await?;
+        Ok(Arc::new(machine.booted_because(reason)))
     }
 }
 
@@ -249,24 +273,29 @@ async fn make_boot_files(config: &QemuConfig) -> Result<BootFiles, Error> {
         let modules = kernel.modules(&crate::kernel::virtio_guest())?;
         let agent = std::fs::read(&config.helper)
             .map_err(|error| Error::io("read the helper binary", error))?;
-        let path = store_initrd(&config.cache, &initrd::build(&agent, &modules))?;
+        let (path, digest) = store_initrd(&config.cache, &initrd::build(&agent, &modules))?;
+        let image =
+            std::fs::read(&kernel.image).map_err(|error| Error::io("read the kernel", error))?;
         Ok(BootFiles {
             kernel: kernel.image,
+            kernel_digest: blake3::hash(&image).to_hex().to_string(),
             initrd: path,
+            initrd_digest: digest,
         })
     })
     .await
     .map_err(|error| Error::new(ErrorKind::Io, "prepare the kernel").with_source(error))?
 }
 
-/// Keeps an initial ramdisk in the cache under its own digest.
-fn store_initrd(cache: &Path, initrd: &[u8]) -> Result<PathBuf, Error> {
+/// Keeps an initial ramdisk in the cache under its own digest, which is returned too.
+fn store_initrd(cache: &Path, initrd: &[u8]) -> Result<(PathBuf, String), Error> {
     let folder = cache.join("initrd");
-    let path = folder.join(format!("{}.cpio", blake3::hash(initrd).to_hex()));
+    let digest = blake3::hash(initrd).to_hex().to_string();
+    let path = folder.join(format!("{digest}.cpio"));
     let failed = |error| Error::io("store the initial ramdisk", error);
     if !path.exists() {
         std::fs::create_dir_all(&folder).map_err(failed)?;
         sandbox_base::durable::write(&path, initrd).map_err(failed)?;
     }
-    Ok(path)
+    Ok((path, digest))
 }

@@ -3,10 +3,15 @@
 //! The peer is QEMU itself, which a hostile guest may have taken over: lines are bounded, and what does
 //! not decode ends the conversation.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::os::fd::AsFd;
+
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Interest};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 
@@ -18,7 +23,12 @@ const MAX_LINE: u64 = 1 << 20;
 pub(super) struct Qmp {
     reader: BufReader<OwnedReadHalf>,
     writer: OwnedWriteHalf,
+    /// Where the migration under way is, as the last event about it said.
+    migration: Option<String>,
 }
+
+/// The name under which QEMU keeps the descriptor of a machine's state.
+const STATE: &str = "state";
 
 impl Qmp {
     /// Reads the greeting and leaves the negotiation mode. Returns QEMU's version with the conversation.
@@ -27,6 +37,7 @@ impl Qmp {
         let mut qmp = Self {
             reader: BufReader::new(reader),
             writer,
+            migration: None,
         };
         let greeting = qmp.line().await?;
         let version = &greeting["QMP"]["version"]["qemu"];
@@ -43,8 +54,86 @@ impl Qmp {
         let mut line = json!({ "execute": command, "arguments": arguments }).to_string();
         line.push('\n');
         self.writer.write_all(line.as_bytes()).await?;
+        self.answer(command).await
+    }
+
+    /// Writes the machine's state to `file`, but for its memory, which is a file shared with QEMU. The guest
+    /// stands still from here on.
+    pub(super) async fn save(&mut self, file: &File) -> io::Result<()> {
+        self.share_memory().await?;
+        self.execute("stop", json!({})).await?;
+        self.hand_over(file).await?;
+        let to = json!({ "uri": format!("fd:{STATE}") });
+        self.execute("migrate", to).await?;
+        self.migrated().await
+    }
+
+    /// Reads the state of a machine from `file` and lets the guest go on from there.
+    pub(super) async fn load(&mut self, file: &File) -> io::Result<()> {
+        self.share_memory().await?;
+        self.hand_over(file).await?;
+        let from = json!({ "uri": format!("fd:{STATE}") });
+        self.execute("migrate-incoming", from).await?;
+        self.migrated().await?;
+        self.execute("cont", json!({})).await.map(drop)
+    }
+
+    /// Leaves memory that is a file out of the state, and asks to be told when all of that is through.
+    async fn share_memory(&mut self) -> io::Result<()> {
+        let wanted =
+            ["x-ignore-shared", "events"].map(|name| json!({ "capability": name, "state": true }));
+        let wanted = json!({ "capabilities": wanted });
+        self.execute("migrate-set-capabilities", wanted)
+            .await
+            .map(drop)
+    }
+
+    /// Gives QEMU a descriptor of ours; its own filter lets it start nothing that could open one.
+    async fn hand_over(&mut self, file: &File) -> io::Result<()> {
+        let line = json!({ "execute": "getfd", "arguments": { "fdname": STATE } }).to_string();
+        let stream = self.writer.as_ref();
+        let sent = stream.async_io(Interest::WRITABLE, || {
+            let descriptors = [file.as_fd()];
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+            let mut control = SendAncillaryBuffer::new(&mut space);
+            if !control.push(SendAncillaryMessage::ScmRights(&descriptors)) {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            let line = [IoSlice::new(line.as_bytes())];
+            Ok(sendmsg(stream, &line, &mut control, SendFlags::NOSIGNAL)?)
+        });
+        // What did not fit goes without the descriptor, which went with the first byte.
+        let sent = sent.await?;
+        self.writer.write_all(&line.as_bytes()[sent..]).await?;
+        self.writer.write_all(b"\n").await?;
+        self.answer("getfd").await.map(drop)
+    }
+
+    /// Waits for the end of a migration.
+    async fn migrated(&mut self) -> io::Result<()> {
+        loop {
+            match self.migration.as_deref() {
+                Some("completed") => return Ok(()),
+                Some(ended @ ("failed" | "cancelled")) => {
+                    return Err(io::Error::other(format!("the migration {ended}")));
+                }
+                _ => {}
+            }
+            let event = self.line().await?;
+            self.note(&event);
+        }
+    }
+
+    fn note(&mut self, event: &Value) {
+        if event["event"] == "MIGRATION" {
+            self.migration = event["data"]["status"].as_str().map(str::to_owned);
+        }
+    }
+
+    async fn answer(&mut self, command: &str) -> io::Result<Value> {
         loop {
             let mut answer = self.line().await?;
+            self.note(&answer);
             if let Some(error) = answer.get("error") {
                 let text = error["desc"].as_str().unwrap_or("no reason given");
                 return Err(io::Error::other(format!("{command}: {text}")));
@@ -93,6 +182,29 @@ mod tests {
     async fn junk_ends_the_conversation() {
         let error = with_peer("you are mine now\n").await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+    }
+
+    #[tokio::test]
+    async fn a_migration_that_fails_is_told_from_one_that_ends() {
+        for (status, good) in [("completed", true), ("failed", false)] {
+            let (ours, mut theirs) = UnixStream::pair().unwrap();
+            let event = json!({ "event": "MIGRATION", "data": { "status": status } });
+            // One event comes before the answer, the last one after it.
+            let said = format!(
+                "{{\"QMP\":{{}}}}\n{{\"return\":{{}}}}\n{{\"return\":{{}}}}\n{{\"return\":{{}}}}\n{}\n\
+                 {{\"return\":{{}}}}\n{{\"return\":{{}}}}\n",
+                json!({ "event": "MIGRATION", "data": { "status": "active" } })
+            );
+            theirs.write_all(said.as_bytes()).await.unwrap();
+            theirs
+                .write_all(format!("{event}\n").as_bytes())
+                .await
+                .unwrap();
+            let (mut qmp, _) = Qmp::greet(ours).await.unwrap();
+            let file = tempfile::tempfile().unwrap();
+            let saved = qmp.save(&file).await;
+            assert_eq!(saved.is_ok(), good, "{saved:?}");
+        }
     }
 
     #[tokio::test]

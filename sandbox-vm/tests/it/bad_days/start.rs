@@ -7,6 +7,7 @@ use std::time::Duration;
 use sandbox_vm::backend::qemu::{AccelerationPolicy, Qemu, QemuConfig};
 use sandbox_vm::hypervisor::{HypervisorExt, MachineSpec};
 use sandbox_vm::kernel::Kernel;
+use sandbox_vm::template::Templates;
 use sandbox_vm::{Error, ErrorKind, Hypervisor};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
@@ -49,6 +50,7 @@ impl Place {
             .with_program(script(folder.path(), text))
             .with_kernel(any_kernel())
             .with_acceleration(AccelerationPolicy::Emulate)
+            .with_templates(Templates::Off)
             .with_start_patience(PATIENCE);
         let spec = MachineSpec::new("bad", folder.path().join("m"));
         Self {
