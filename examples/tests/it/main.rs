@@ -11,6 +11,7 @@ mod networks;
 mod offline;
 mod once;
 mod review;
+mod saved;
 mod support;
 #[cfg(unix)]
 mod sync;

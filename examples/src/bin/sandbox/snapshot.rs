@@ -1,9 +1,12 @@
 //! `sync snapshot create`, `ls`, `diff`, `restore`, `rm`: the workspaces as they were.
 
+use std::time::{Duration, UNIX_EPOCH};
+
 use sandbox_core::{Dirs, RestoreReport, Sandbox, WorkspaceSnapshot};
 
 use crate::cli::Snapshot;
 use crate::failure::{Failure, one_line, warn};
+use crate::list::age;
 use crate::output::{self, QUIET, styled};
 use crate::review;
 
@@ -65,9 +68,8 @@ pub(crate) async fn snapshot(dirs: &Dirs, verb: Snapshot) -> Result<u8, Failure>
 }
 
 fn line(one: &WorkspaceSnapshot) -> String {
-    let at = std::time::UNIX_EPOCH + std::time::Duration::from_secs(one.created);
-    let age = at.elapsed().unwrap_or_default().as_secs();
-    let age = humantime::format_duration(std::time::Duration::from_secs(age));
+    let at = UNIX_EPOCH + Duration::from_secs(one.created);
+    let age = age(at.elapsed().unwrap_or_default());
     let automatic = if one.automatic { ", automatic" } else { "" };
     let about = format!(
         "{} files, {} bytes, {age} ago{automatic}",
