@@ -89,6 +89,7 @@ pub mod guest;
 pub mod inspect;
 #[cfg(feature = "proxy")]
 mod pace;
+#[cfg(feature = "proxy")]
 pub mod policy;
 #[cfg(feature = "proxy")]
 mod proxy;

@@ -443,6 +443,10 @@ fn i8_masked_and_ignored_paths_are_neither_taken_nor_touched() {
     place.write("src/a", "new");
     space.restore(&place.root(), ("a", &[]), &stricter).unwrap();
     assert_eq!(place.read("src/a"), b"new");
+    fs::remove_file(place.root().join("src/a")).unwrap();
+    let stricter = Options::default().with_lists(crate::Lists::default().with_mask("a"));
+    space.restore(&place.root(), ("a", &[]), &stricter).unwrap();
+    assert!(!place.root().join("src/a").exists());
     // A folder that holds what is in no snapshot stays, and is told.
     fs::remove_dir_all(place.root()).unwrap();
     fs::create_dir(place.root()).unwrap();
