@@ -348,6 +348,8 @@ fn layered(sets: &[RuleSet]) -> Layers {
 }
 
 const HOSTS: &str = "([ab]\\.){0,2}(a\\.com|b\\.org)|8\\.8\\.[48]\\.[0-3]|localhost";
+/// Without the name that is denied whatever rules say, which the naive matcher knows nothing of.
+const PUBLIC_HOSTS: &str = "([ab]\\.){0,2}(a\\.com|b\\.org)|8\\.8\\.[48]\\.[0-3]";
 const PATHS: &str = "/|/[abAB](/[ab]?)?|/a/\\.\\./b|/a//b|/b%2f";
 
 proptest! {
@@ -356,12 +358,11 @@ proptest! {
     #[test]
     fn layers_and_requests_agree_with_the_naive_matcher(
         sets in prop::collection::vec(sets(), 0..4),
-        host in HOSTS,
+        host in PUBLIC_HOSTS,
         port in prop_oneof![Just(80u16), Just(443), Just(22)],
         method in "GET|POST|get",
         path in PATHS,
     ) {
-        prop_assume!(host != "localhost");
         let target = target(&format!("{host}:{port}"));
         let request = RequestLine::new(&method, &path);
         let facts = Facts::new(&target, Carriage::Http).with_request(&request);
