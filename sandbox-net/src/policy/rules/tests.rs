@@ -257,9 +257,13 @@ fn e45_wide_and_empty_rules_do_not_load() {
         "**.co.uk",
         "https://example.com",
         "*.github.io",
+        // What no public address is needs a port.
+        "10.0.0.0/8",
+        "127.0.0.1",
     ] {
         assert!(RuleSet::deny().allow(pattern).is_err(), "{pattern}");
     }
+    assert!(RuleSet::deny().allow("10.0.0.0/8:443").is_ok());
     assert!(
         RuleSet::open().block("*.zip").is_ok(),
         "a block only narrows"
