@@ -12,7 +12,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::folder::{Contents, Node, Recipe};
-use super::pack::{PARTIAL, Pack};
+use super::pack::{Pack, sweep_partial};
 use super::packs::{Packs, Writer};
 use crate::tree::Digest;
 
@@ -40,7 +40,7 @@ pub(crate) fn collect(
     for tree in trees {
         mark(packs, tree, &mut needed)?;
     }
-    sweep_partial(packs)?;
+    sweep_partial(packs.folder())?;
     let before = packs.all();
     let (rewritten, unneeded) = plan(&before, &needed);
     let writer = Writer::moving(packs);
@@ -118,19 +118,4 @@ fn plan(packs: &[Arc<Pack>], needed: &HashSet<Digest>) -> (Vec<Arc<Pack>>, Vec<A
         sparse.append(&mut short);
     }
     (sparse, unneeded)
-}
-
-/// Removes what a process left that died while it wrote a pack: nobody writes one now.
-fn sweep_partial(packs: &Packs) -> io::Result<()> {
-    for entry in fs::read_dir(packs.folder())? {
-        let entry = entry?;
-        if entry
-            .file_name()
-            .as_encoded_bytes()
-            .starts_with(PARTIAL.as_bytes())
-        {
-            fs::remove_file(entry.path())?;
-        }
-    }
-    Ok(())
 }

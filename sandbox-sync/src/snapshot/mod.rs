@@ -83,6 +83,7 @@ pub use retention::Retention;
 pub use space::Space;
 
 use damage::is_damage;
+use pack::sweep_partial;
 use packs::Packs;
 
 const FORMAT: &[u8] = b"sandbox snapshots 1\n";
@@ -168,7 +169,7 @@ impl Store {
         for name in self.space_names()? {
             let space = Space::new(self.clone(), name);
             trees.extend(space.trees()?);
-            space.sweep()?;
+            sweep_partial(&space.folder())?;
         }
         collect::collect(&self.packs, trees)
     }

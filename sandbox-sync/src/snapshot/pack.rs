@@ -24,7 +24,7 @@ const FOOTER: usize = 8 + 32 + MAGIC.len();
 /// The longest blob, in bytes: a folder of some millions of names.
 pub(crate) const LONGEST: usize = 256 << 20;
 /// What the names of files begin with that are being written.
-pub(crate) const PARTIAL: &str = ".part-";
+const PARTIAL: &str = ".part-";
 const SUFFIX: &str = ".pack";
 
 /// An open pack.
@@ -232,4 +232,16 @@ pub(crate) fn partial_name() -> String {
     static COUNTER: AtomicU64 = AtomicU64::new(0);
     let number = COUNTER.fetch_add(1, Ordering::Relaxed);
     format!("{PARTIAL}{}-{number}", process::id())
+}
+
+/// Removes from a folder what a process left that died while it wrote: to be called while nobody writes.
+pub(crate) fn sweep_partial(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if name.as_encoded_bytes().starts_with(PARTIAL.as_bytes()) {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
 }

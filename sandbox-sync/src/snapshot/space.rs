@@ -15,7 +15,7 @@ use super::found::Found;
 use super::load::{Nodes, load, load_differing, tree};
 use super::manifest::{LONGEST, Manifest};
 use super::name::Name;
-use super::pack::{PARTIAL, partial_name};
+use super::pack::partial_name;
 use super::packs::Writer;
 use super::report::{Against, Options, Restored, Snapshot, Taken};
 use super::restore::Target;
@@ -271,22 +271,7 @@ impl Space {
         names.map(|name| Ok(self.read(&name)?.tree)).collect()
     }
 
-    /// Removes what a process left that died while it wrote a snapshot's file.
-    pub(super) fn sweep(&self) -> io::Result<()> {
-        for entry in fs::read_dir(self.folder())? {
-            let entry = entry?;
-            if entry
-                .file_name()
-                .as_encoded_bytes()
-                .starts_with(PARTIAL.as_bytes())
-            {
-                fs::remove_file(entry.path())?;
-            }
-        }
-        Ok(())
-    }
-
-    fn folder(&self) -> PathBuf {
+    pub(super) fn folder(&self) -> PathBuf {
         self.store.folder.join("spaces").join(self.name.as_str())
     }
 
