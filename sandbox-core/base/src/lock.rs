@@ -9,15 +9,16 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// An exclusive lock, held until it is dropped.
+/// A lock, held until it is dropped; then it is let go by name, because a child process may have inherited
+/// the descriptor for the moment between its fork and its exec.
 #[derive(Debug)]
 pub struct FileLock {
     path: PathBuf,
-    _file: File,
+    file: File,
 }
 
 impl FileLock {
-    /// Takes the lock at once or answers `None` when another process, or another handle in this one,
+    /// Takes the lock alone, at once, or answers `None` when another process, or another handle in this one,
     /// holds it. The file is created when it is missing; its folder must exist.
     ///
     /// # Errors
@@ -28,14 +29,14 @@ impl FileLock {
         match file.try_lock() {
             Ok(()) => Ok(Some(Self {
                 path: path.to_owned(),
-                _file: file,
+                file,
             })),
             Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(error)) => Err(error),
         }
     }
 
-    /// Takes the lock, waiting for as long as another holds it. Blocks the thread: call it where
+    /// Takes the lock alone, waiting for as long as another holds it. Blocks the thread: call it where
     /// blocking is allowed.
     ///
     /// # Errors
@@ -46,13 +47,36 @@ impl FileLock {
         file.lock()?;
         Ok(Self {
             path: path.to_owned(),
-            _file: file,
+            file,
+        })
+    }
+
+    /// Takes the lock together with others who share it, waiting for as long as one holds it alone. Blocks
+    /// the thread: call it where blocking is allowed.
+    ///
+    /// # Errors
+    ///
+    /// What the file system answers.
+    pub fn acquire_shared(path: &Path) -> io::Result<Self> {
+        let file = open(path)?;
+        file.lock_shared()?;
+        Ok(Self {
+            path: path.to_owned(),
+            file,
         })
     }
 
     /// Returns the path of the lock's file.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+}
+
+impl Drop for FileLock {
+    fn drop(&mut self) {
+        if let Err(error) = self.file.unlock() {
+            tracing::debug!(%error, path = %self.path.display(), "cannot let go of a lock");
+        }
     }
 }
 
@@ -76,6 +100,18 @@ mod tests {
         let held = FileLock::try_acquire(&path).unwrap().unwrap();
         assert!(FileLock::try_acquire(&path).unwrap().is_none());
         drop(held);
+        assert!(FileLock::try_acquire(&path).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_shared_lock_is_shared_and_keeps_out_who_wants_it_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lock");
+        let one = FileLock::acquire_shared(&path).unwrap();
+        let two = FileLock::acquire_shared(&path).unwrap();
+        drop(one);
+        assert!(FileLock::try_acquire(&path).unwrap().is_none());
+        drop(two);
         assert!(FileLock::try_acquire(&path).unwrap().is_some());
     }
 }

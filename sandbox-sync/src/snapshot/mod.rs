@@ -54,6 +54,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use sandbox_base::lock::FileLock;
 use sandbox_base::{ErrorKind, durable};
 
 use crate::error::Error;
@@ -185,31 +186,14 @@ impl Store {
     }
 
     /// Waits for the lock, and looks for packs that are new or gone.
-    fn lock(&self, alone: bool) -> io::Result<Lock> {
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .open(self.folder.join("lock"))?;
-        match alone {
-            true => file.lock()?,
-            false => file.lock_shared()?,
-        }
-        let lock = Lock(file);
+    fn lock(&self, alone: bool) -> io::Result<FileLock> {
+        let path = self.folder.join("lock");
+        let lock = match alone {
+            true => FileLock::acquire(&path)?,
+            false => FileLock::acquire_shared(&path)?,
+        };
         self.packs.refresh()?;
         Ok(lock)
-    }
-}
-
-/// The store's lock, until it is dropped. It is let go by name: a child process may have inherited the
-/// descriptor for the moment between its fork and its exec.
-#[derive(Debug)]
-struct Lock(File);
-
-impl Drop for Lock {
-    fn drop(&mut self) {
-        if let Err(error) = self.0.unlock() {
-            tracing::debug!(%error, "cannot let go of the lock of the snapshots");
-        }
     }
 }
 

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use sandbox_base::ErrorKind;
+use sandbox_base::lock::FileLock;
 
 use super::damage::is_damage;
 use super::diff::{Side, diff};
@@ -21,7 +22,7 @@ use super::report::{Against, Options, Restored, Snapshot, Taken};
 use super::restore::Target;
 use super::retention::Retention;
 use super::walk::Walk;
-use super::{Lock, Store, failed, private};
+use super::{Store, failed, private};
 use crate::error::Error;
 use crate::review::{Changes, chooser};
 use crate::root::Root;
@@ -279,7 +280,7 @@ impl Space {
         self.folder().join(format!("{name}{SUFFIX}"))
     }
 
-    fn lock(&self, operation: &'static str) -> Result<Lock, Error> {
+    fn lock(&self, operation: &'static str) -> Result<FileLock, Error> {
         self.store.lock(false).map_err(failed(operation))
     }
 
@@ -363,7 +364,7 @@ impl Space {
 
     fn walk(
         &self,
-        _: &Lock,
+        _: &FileLock,
         (root, setup): (&Root, &Setup),
         writer: Option<&Writer<'_>>,
     ) -> io::Result<Found> {
@@ -391,7 +392,7 @@ impl Space {
     /// many files were read and bytes added.
     fn take(
         &self,
-        lock: &Lock,
+        lock: &FileLock,
         (root, setup): (&Root, &Setup),
         name: &mut dyn FnMut(Numbers) -> (Name, bool),
     ) -> io::Result<(Found, Manifest, (u64, u64))> {
