@@ -248,8 +248,8 @@ impl SandboxBuilder {
         self
     }
 
-    /// Says whether its machine may be restored from a template instead of booted, which it may not without: a
-    /// start takes about a third of the time then, and the first one of its kind a little longer. Memory that a restored
+    /// Says whether its machine may be restored from a template instead of booted, which it may without: a start
+    /// takes about a third of the time then, and the first one of its kind a little longer. Memory that a restored
     /// guest has used once is not given back to the host before it ends.
     pub fn templates(mut self, templates: Templates) -> Self {
         self.templates = templates;

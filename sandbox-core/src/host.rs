@@ -128,10 +128,7 @@ pub(crate) fn default_hypervisor(
 #[cfg(target_os = "linux")]
 fn hypervisors(dirs: &Dirs, helper: PathBuf, progress: Progress) -> Vec<Arc<dyn Hypervisor>> {
     use sandbox_vm::backend::qemu::{Qemu, QemuConfig};
-    // Each sandbox says whether its machine may be restored.
-    let config = QemuConfig::new(helper, &dirs.cache)
-        .with_progress(progress)
-        .with_templates(sandbox_vm::template::Templates::Use);
+    let config = QemuConfig::new(helper, &dirs.cache).with_progress(progress);
     vec![Arc::new(Qemu::new(config))]
 }
 

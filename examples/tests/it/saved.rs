@@ -23,7 +23,6 @@ fn what_was_kept_comes_back_and_goes_when_it_is_told_to() {
             NAME,
             "--memory",
             &memory,
-            "--templates",
             "--snapshots",
             "shell",
         ])

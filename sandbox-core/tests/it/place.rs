@@ -20,13 +20,13 @@ impl Place {
         Self { folder, dirs }
     }
 
-    /// Begins a sandbox that starts a real microVM, and counts it: restored from a template, if
-    /// `SANDBOX_TEST_TEMPLATES` is `on`.
+    /// Begins a sandbox that starts a real microVM, and counts it: restored from a template, unless
+    /// `SANDBOX_TEST_TEMPLATES` is `off`.
     pub(crate) fn microvm(&self) -> SandboxBuilder {
         count_microvm();
         let templates = match std::env::var_os("SANDBOX_TEST_TEMPLATES") {
-            Some(value) if value == "on" => Templates::Use,
-            _ => Templates::Off,
+            Some(value) if value == "off" => Templates::Off,
+            _ => Templates::Use,
         };
         Sandbox::builder()
             .dirs(self.dirs.clone())

@@ -21,8 +21,10 @@ use crate::channel::protocol::{
 };
 use crate::channel::{Channel, Side, Stream};
 
-/// How long a command waits for the streams it was promised, and a stream for its command.
-const RENDEZVOUS_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a command waits for the streams it was promised, and a stream for its command. The host sends both
+/// at once, and is trusted: the limit only keeps what a broken one forgot from staying for ever, and a guest that is
+/// emulated on a busy host takes long for hundreds of commands at once.
+const RENDEZVOUS_PATIENCE: Duration = Duration::from_secs(60);
 
 /// How long the last answer may take on its way to the host, which may not read it.
 const FAREWELL_PATIENCE: Duration = Duration::from_secs(1);

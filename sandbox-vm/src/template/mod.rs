@@ -52,9 +52,9 @@ pub(crate) use store::{Building, Saved};
 #[non_exhaustive]
 pub enum Templates {
     /// Restored where that can be done; the first one of its kind is booted and saved.
-    Use,
-    /// Each one boots. The default, until restored machines have run for longer.
     #[default]
+    Use,
+    /// Each one boots.
     Off,
 }
 

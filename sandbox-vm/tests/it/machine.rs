@@ -7,6 +7,7 @@ use sandbox_vm::Progress;
 use sandbox_vm::backend::qemu::Qemu;
 use sandbox_vm::hypervisor::{HypervisorExt, MachineSpec};
 use sandbox_vm::kernel::Kernel;
+use sandbox_vm::template::Templates;
 use tokio::io::AsyncReadExt;
 
 use crate::support::{self, command};
@@ -23,7 +24,8 @@ async fn cold_boots_do_not_hang() {
     for round in 0..if slow { 100 } else { 3 } {
         let folder = support::folder();
         let qemu = support::microvm();
-        let spec = MachineSpec::new("cold", folder.path().join("m"));
+        let mut spec = MachineSpec::new("cold", folder.path().join("m"));
+        spec.templates = Templates::Off;
         let start = std::time::Instant::now();
         let (machine, agent) = qemu.boot(&spec, PATIENCE).await.unwrap();
         println!("boot {round}: {:?}", start.elapsed());

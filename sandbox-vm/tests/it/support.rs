@@ -62,12 +62,12 @@ pub(crate) fn folder() -> tempfile::TempDir {
     tempfile::Builder::new().prefix("sv").tempdir().unwrap()
 }
 
-/// The configuration of real machines, accelerated where this host can, and restored from templates if
-/// `SANDBOX_TEST_TEMPLATES` is `on`.
+/// The configuration of real machines, accelerated where this host can, and restored from templates unless
+/// `SANDBOX_TEST_TEMPLATES` is `off`.
 pub(crate) fn config() -> QemuConfig {
     let templates = match std::env::var_os("SANDBOX_TEST_TEMPLATES") {
-        Some(value) if value == "on" => Templates::Use,
-        _ => Templates::Off,
+        Some(value) if value == "off" => Templates::Off,
+        _ => Templates::Use,
     };
     QemuConfig::new(helper(), cache()).with_templates(templates)
 }

@@ -346,9 +346,9 @@ pub(crate) struct Creation {
     /// Writable disk, in MiB or as 512m, 20g; takes room only as it is used
     #[arg(long, value_name = "SIZE", value_parser = mebibytes)]
     pub(crate) disk: Option<u32>,
-    /// Restore its machine from a template instead of booting it; the first one of its kind saves that
+    /// Boot its machine instead of restoring it from a template
     #[arg(long)]
-    pub(crate) templates: bool,
+    pub(crate) cold: bool,
     /// Root file system: a folder, a tar, or an OCI layout folder with or without `:REFERENCE`
     #[arg(long, value_name = "PATH", value_hint = ValueHint::AnyPath)]
     pub(crate) image: Option<PathBuf>,

@@ -38,7 +38,7 @@ pub(crate) struct Plan {
     services: Vec<Granted>,
     upstream: Option<UpstreamProxy>,
     snapshots: bool,
-    templates: bool,
+    cold: bool,
 }
 
 impl Plan {
@@ -69,7 +69,7 @@ impl Plan {
             services: creation.service.clone(),
             upstream: upstream(&creation.upstream)?,
             snapshots: creation.syncing.snapshots,
-            templates: creation.templates,
+            cold: creation.cold,
         })
     }
 
@@ -81,8 +81,8 @@ impl Plan {
             .limits(self.limits.clone())
             .network(self.network.clone())
             .user_policy(user_rules(dirs));
-        if self.templates {
-            builder = builder.templates(Templates::Use);
+        if self.cold {
+            builder = builder.templates(Templates::Off);
         }
         if let Some(rules) = organization_rules() {
             builder = builder.organization_policy(rules);
