@@ -21,12 +21,15 @@ use crate::channel::protocol::{
     GuestOpen, Hello, MAX_MESSAGE, MAX_OPEN, Open, Prepared, Reply, Setup, Stdio, VERSIONS,
     Welcome,
 };
-use crate::channel::{Channel, Incoming, Side, Stream};
+use crate::channel::{Channel, Hold, Incoming, Side, Stream};
 
 const GREET: &str = "greet the guest";
 
 /// How long a channel may take to say how it ended, once a stream of it has.
 const ENDING_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long a guest may take to fall silent. It has a frame to finish at most.
+const HOLD_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Opens streams to an agent, wherever its channel is.
 #[async_trait]
@@ -37,12 +40,25 @@ pub trait StreamOpener: fmt::Debug + Send + Sync + 'static {
     ///
     /// `BrokenPipe` when the agent is gone.
     async fn open(&self) -> io::Result<BoxStream>;
+
+    /// Brings the channel to rest, as [`Channel::hold`] does.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Channel::hold`]; `Unsupported` from who is not the machine's owner, without more.
+    async fn hold(&self) -> io::Result<Hold> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
 }
 
 #[async_trait]
 impl StreamOpener for Channel {
     async fn open(&self) -> io::Result<BoxStream> {
         Ok(Box::new(Channel::open(self).await?))
+    }
+
+    async fn hold(&self) -> io::Result<Hold> {
+        Channel::hold(self).await
     }
 }
 
@@ -133,6 +149,31 @@ impl Agent {
     /// Returns what came of [`Self::setup`] when it was asked for through this agent or a clone of it.
     pub fn prepared(&self) -> Option<&Prepared> {
         self.prepared.get()
+    }
+
+    /// Brings the conversation with the guest to rest, so that the guest can be saved: until what is returned is
+    /// dropped, no byte travels either way. Commands go on inside; what they say waits.
+    ///
+    /// Cancel safe; the conversation goes on then.
+    ///
+    /// # Errors
+    ///
+    /// `TimedOut` when the guest does not fall silent within 5 s, `Conflict` when it is held already,
+    /// `Disconnected` when it is gone, `Unsupported` in a process that is not the machine's owner.
+    pub async fn hold(&self) -> Result<Hold, Error> {
+        const OPERATION: &str = "bring the guest to rest";
+        match tokio::time::timeout(HOLD_PATIENCE, self.opener.hold()).await {
+            Ok(Err(error)) if error.kind() == io::ErrorKind::ResourceBusy => {
+                Err(Error::new(ErrorKind::Conflict, OPERATION).with_detail("it is at rest already"))
+            }
+            Ok(held) => held.map_err(|error| Error::io(OPERATION, error)),
+            Err(_) => Err(
+                Error::new(ErrorKind::TimedOut, OPERATION).with_detail(format!(
+                    "the guest has not fallen silent within {} s",
+                    HOLD_PATIENCE.as_secs()
+                )),
+            ),
+        }
     }
 
     /// Has the guest flush its disks and power off. The machine ends soon after.

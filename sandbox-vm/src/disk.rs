@@ -100,7 +100,7 @@ const EXTENDED: &str = "lazy_itable_init=1,nodiscard,root_owner=0:0,\
 const UUID: &str = "7c5e1f0a-4f3b-4a43-9d0f-6d61c0a5b000";
 
 /// Copies a sparse file to the new file `target`, sharing its blocks where the file system can.
-fn copy(template: &Path, target: &Path) -> Result<(), Error> {
+pub(crate) fn copy(template: &Path, target: &Path) -> Result<(), Error> {
     let failed = |error| Error::io(format!("create the disk {}", target.display()), error);
     let source = File::open(template).map_err(failed)?;
     check_space(target, &source)?;
@@ -122,8 +122,9 @@ fn new_file(path: &Path) -> io::Result<File> {
     options.open(path)
 }
 
+/// Fills a new file with a copy of a sparse one.
 #[cfg(target_os = "linux")]
-fn fill(source: &File, copy: &File) -> io::Result<()> {
+pub(crate) fn fill(source: &File, copy: &File) -> io::Result<()> {
     if rustix::fs::ioctl_ficlone(copy, source).is_ok() {
         return Ok(());
     }

@@ -12,7 +12,7 @@
 //! ```
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Error;
 use crate::agent::Agent;
+use crate::snapshot::Taken;
 use crate::template::{Started, Templates};
 
 /// A way to wall something off: one backend with its configuration.
@@ -72,6 +73,25 @@ pub trait Machine: fmt::Debug + Send + Sync + 'static {
     ///
     /// `Disconnected` when the machine has ended.
     async fn connect(&self) -> Result<BoxStream, Error>;
+
+    /// Saves the machine while it runs: memory, devices and disks of one moment, in the new folder `target`
+    /// ([`crate::snapshot`]). The guest stands still for a moment, and `agent`, which speaks with it, is brought to
+    /// rest for that ([`Agent::hold`]). Folders on one file system with the machine's, where that shares blocks, make
+    /// it shortest.
+    ///
+    /// The future may be dropped: the machine goes on then, and nothing is left behind.
+    ///
+    /// # Errors
+    ///
+    /// `Unsupported`, with the reason, for a backend or a machine that cannot be saved; those of [`Agent::hold`];
+    /// `Conflict` when `target` is there, `Exhausted` when the disk is full. The machine goes on all the same.
+    async fn snapshot(&self, agent: &Agent, target: &Path) -> Result<Taken, Error> {
+        let _ = (agent, target);
+        Err(
+            Error::new(ErrorKind::Unsupported, "save a machine while it runs")
+                .with_detail(format!("the backend {} cannot", self.facts().backend)),
+        )
+    }
 
     /// Waits until the machine has ended and says how. Cancel safe; may be called again. The future does
     /// not keep the machine alive.
@@ -185,6 +205,9 @@ pub struct MachineSpec {
     pub setup: crate::channel::protocol::Setup,
     /// Whether it may be restored instead of booted, by a backend that has templates.
     pub templates: Templates,
+    /// The folder of a snapshot from which it goes on instead of booting. Its writable disks are made then, as copies of
+    /// those that were saved, and must not be there; `setup` has been done.
+    pub snapshot: Option<PathBuf>,
 }
 
 impl MachineSpec {

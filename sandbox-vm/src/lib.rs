@@ -12,9 +12,11 @@ pub mod disk;
 pub mod guest;
 pub mod hypervisor;
 pub mod image;
+mod intact;
 pub mod kernel;
 mod process;
 mod progress;
+pub mod snapshot;
 pub mod template;
 pub mod users;
 

@@ -20,3 +20,6 @@ pub mod capture {}
 
 #[doc = include_str!("0007-templates.md")]
 pub mod templates {}
+
+#[doc = include_str!("0008-running-snapshots.md")]
+pub mod running_snapshots {}

@@ -19,9 +19,13 @@ mod gather;
 mod life;
 mod mux;
 pub mod protocol;
+mod wire;
 
 #[cfg(target_os = "linux")]
 pub(crate) use life::sign_of_life;
 #[cfg(all(feature = "guest", target_os = "linux"))]
 pub(crate) use mux::SPLIT_SEND;
 pub use mux::{Channel, Incoming, MAX_STREAMS, Side, Stream};
+pub use wire::Hold;
+#[cfg(target_os = "linux")]
+pub(crate) use wire::take_over;

@@ -7,8 +7,9 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use super::gather::{Gather, PORT_WRITE};
+use super::wire::{Control, Hold, Wire};
 use sandbox_base::BoxStream;
-use tokio::io::{AsyncRead, AsyncWrite, BufReader, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt, TokioAsyncReadCompatExt};
 
@@ -26,9 +27,6 @@ const HOST_QUEUE: usize = 256;
 /// multiple of what the guest's port takes at once. Larger pieces mean fewer frames for the emulated guest to
 /// handle; smaller ones mean less waiting behind another stream's data.
 pub(crate) const SPLIT_SEND: usize = 4 * PORT_WRITE - 12;
-
-/// How much is read for a header and what follows it. A body is read straight to where it goes.
-const READ_BUFFER: usize = 4096;
 
 /// Which end of the channel this is. The host opens, the guest answers; both can open streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,6 +46,7 @@ pub enum Side {
 pub struct Channel {
     commands: mpsc::Sender<Command>,
     ended: watch::Receiver<Option<Ending>>,
+    control: Control,
 }
 
 /// How a connection ended.
@@ -96,8 +95,8 @@ impl Channel {
             Side::Host => yamux::Mode::Client,
             Side::Guest => yamux::Mode::Server,
         };
-        let buffered = BufReader::with_capacity(READ_BUFFER, Gather::new(stream));
-        let connection = yamux::Connection::new(buffered.compat(), config, mode);
+        let (wire, control) = Wire::new(Gather::new(stream), side);
+        let connection = yamux::Connection::new(wire.compat(), config, mode);
         let (commands, command_queue) = mpsc::channel(64);
         // The guest trusts its host, which may open all of its streams at once; the host does not trust.
         let (incoming, streams) = mpsc::channel(match side {
@@ -116,7 +115,12 @@ impl Channel {
             // Nobody has to be listening.
             let _ = ended_sender.send(Some(ending));
         });
-        (Self { commands, ended }, Incoming { streams })
+        let channel = Self {
+            commands,
+            ended,
+            control,
+        };
+        (channel, Incoming { streams })
     }
 
     /// Opens a stream. Nothing travels until the first write.
@@ -149,6 +153,33 @@ impl Channel {
         drop(ended.wait_for(Option::is_some).await);
     }
 
+    /// Brings both sides to rest, each after a whole frame: until what is returned is dropped no byte travels
+    /// either way, and what is written into streams waits. For the host, whose guest is to be saved while it runs.
+    ///
+    /// It waits for as long as the guest does not answer: call it under a time limit. Cancel safe; the channel
+    /// goes on then.
+    ///
+    /// # Errors
+    ///
+    /// `BrokenPipe` when the channel has ended, `ResourceBusy` when it is held already, a hold that was given up
+    /// has not been answered yet, or this is the guest's side.
+    pub async fn hold(&self) -> io::Result<Hold> {
+        let ended = self.ended();
+        tokio::select! {
+            held = self.control.hold() => held,
+            () = ended => Err(io::ErrorKind::BrokenPipe.into()),
+        }
+    }
+
+    /// Tells whether the connection ended because the guest was saved and another host has begun with its copy.
+    #[cfg_attr(
+        not(all(feature = "guest", target_os = "linux")),
+        allow(dead_code, reason = "the guest asks")
+    )]
+    pub(crate) fn was_taken_over(&self) -> bool {
+        self.control.was_taken_over()
+    }
+
     /// Tells whether the connection ended because what the peer sent was no framing.
     pub fn was_broken_by_peer(&self) -> bool {
         *self.ended.borrow() == Some(Ending::Broken)
@@ -169,7 +200,7 @@ impl Incoming {
 }
 
 struct Driver {
-    connection: yamux::Connection<Compat<BufReader<Gather<BoxStream>>>>,
+    connection: yamux::Connection<Compat<Wire<Gather<BoxStream>>>>,
     commands: mpsc::Receiver<Command>,
     incoming: mpsc::Sender<Stream>,
     opening: Option<oneshot::Sender<io::Result<Stream>>>,

@@ -16,8 +16,8 @@ use super::process::Reaper;
 use super::services::{Services, Session};
 use super::{exec, files, setup};
 use crate::channel::protocol::{
-    ExecId, Failure, FailureKind, Hello, MAX_MESSAGE, MAX_OPEN, Open, Reply, Stdio, VERSIONS,
-    Welcome, agree,
+    ExecId, Failure, FailureKind, Hello, MAX_MESSAGE, MAX_OPEN, Open, Prepared, Reply, Setup,
+    Stdio, VERSIONS, Welcome, agree,
 };
 use crate::channel::{Channel, Side, Stream};
 
@@ -52,6 +52,8 @@ pub(crate) struct Shared {
     pub(crate) session: Session,
     waiting: Mutex<HashMap<(ExecId, Stdio), Meeting>>,
     settings: Mutex<Arc<setup::Settings>>,
+    /// What came of the setup, once it is done.
+    prepared: tokio::sync::Mutex<Option<Prepared>>,
 }
 
 /// A stream that waits for its command, or a command that waits for its stream.
@@ -76,6 +78,7 @@ impl Agent {
             session: Session::default(),
             waiting: Mutex::default(),
             settings: Mutex::default(),
+            prepared: tokio::sync::Mutex::default(),
         })))
     }
 
@@ -107,7 +110,7 @@ impl Shared {
                 write_message(&mut stream, &self.welcome(&hello), MAX_MESSAGE).await
             }
             Open::Setup(wanted) => {
-                let done = setup::apply(&self, *wanted).await;
+                let done = self.prepare(*wanted).await;
                 write_message(&mut stream, &done, MAX_MESSAGE).await
             }
             Open::Exec(command) => exec::run(self, *command, stream).await,
@@ -130,6 +133,16 @@ impl Shared {
                 self.end().await
             }
         }
+    }
+
+    /// Prepares the place, once: a machine that was saved after that is what it is, and its next host is told
+    /// what the first one was.
+    async fn prepare(self: &Arc<Self>, wanted: Setup) -> Reply<Prepared> {
+        let mut prepared = self.prepared.lock().await;
+        if prepared.is_none() {
+            *prepared = Some(setup::apply(self, wanted).await?);
+        }
+        Ok(prepared.clone().unwrap_or_default())
     }
 
     fn welcome(&self, hello: &Hello) -> Reply<Welcome> {

@@ -3,6 +3,10 @@
 //! Three pipes, or a terminal, are joined to streams of their own, so that one the host does not read
 //! holds up neither the others nor the command's end. The end is told as soon as the command is reaped;
 //! its output may still be on its way, and each output stream says by its own end that it is complete.
+//!
+//! A command ends with its host: what nobody listens to must not stay. In a machine that was saved while it ran
+//! and is restored, its host is another one, and the command goes on: what it says is lost from there, what it
+//! reads does not come, and its time limit still holds.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -12,7 +16,9 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, WaitStatus};
 use sandbox_base::frame::{read_message, write_message};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::io::{
+    AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest, ReadHalf, WriteHalf,
+};
 use tokio::net::unix::pipe;
 
 use super::agent::Shared;
@@ -23,7 +29,7 @@ use crate::channel::protocol::{
     Exec, ExecControl, ExecEvent, Exit, ExitCause, Failure, FailureKind, MAX_MESSAGE, Stdio,
     TerminalSize,
 };
-use crate::channel::{SPLIT_SEND, Stream};
+use crate::channel::{Channel, SPLIT_SEND, Stream};
 use crate::users::{self, User};
 
 /// The size of a command's pipes: larger than the default, because each wake-up is dear in an emulated
@@ -37,12 +43,24 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 pub(crate) async fn run(agent: Arc<Shared>, wanted: Exec, control: Stream) -> io::Result<()> {
     let timeout = wanted.timeout_ms.map(Duration::from_millis);
     let (reader, mut writer) = tokio::io::split(control);
-    match start(&agent, wanted).await {
+    let host = Host(agent.session.current());
+    match start(&agent, wanted, &host).await {
         Err(failure) => {
             write_message(&mut writer, &ExecEvent::Failed(failure), MAX_MESSAGE).await?;
             writer.shutdown().await
         }
-        Ok(running) => running.attend(reader, writer, timeout).await,
+        Ok(running) => running.attend((reader, writer), timeout, &host).await,
+    }
+}
+
+/// The host that asked for a command.
+#[derive(Clone)]
+struct Host(Option<Channel>);
+
+impl Host {
+    /// Tells whether it was left behind: the machine was saved, and this is the copy.
+    fn was_left_behind(&self) -> bool {
+        self.0.as_ref().is_some_and(Channel::was_taken_over)
     }
 }
 
@@ -53,7 +71,7 @@ struct Running {
     terminal: Option<OwnedFd>,
 }
 
-async fn start(agent: &Arc<Shared>, wanted: Exec) -> Result<Running, Failure> {
+async fn start(agent: &Arc<Shared>, wanted: Exec, host: &Host) -> Result<Running, Failure> {
     let settings = agent.settings();
     let user = find_user(wanted.user.as_deref())?;
     let cwd = working_directory(&wanted, &user)?;
@@ -68,7 +86,7 @@ async fn start(agent: &Arc<Shared>, wanted: Exec) -> Result<Running, Failure> {
         .take()
         .map_err(|error| Failure::io("control group", &error))?
         .unzip();
-    let ends = Ends::open(wanted.terminal, streams).map_err(|e| Failure::io("pipes", &e))?;
+    let ends = Ends::open(wanted.terminal, streams, host).map_err(|e| Failure::io("pipes", &e))?;
     let spawn = Spawn {
         argv: wanted.argv,
         env,
@@ -98,9 +116,9 @@ async fn start(agent: &Arc<Shared>, wanted: Exec) -> Result<Running, Failure> {
 impl Running {
     async fn attend(
         mut self,
-        mut reader: ReadHalf<Stream>,
-        mut writer: WriteHalf<Stream>,
+        (mut reader, mut writer): (ReadHalf<Stream>, WriteHalf<Stream>),
         timeout: Option<Duration>,
+        host: &Host,
     ) -> io::Result<()> {
         let pid = self.child.pid.as_raw_nonzero().get().unsigned_abs();
         write_message(&mut writer, &ExecEvent::Started(pid), MAX_MESSAGE).await?;
@@ -118,6 +136,7 @@ impl Running {
                 status = &mut self.child.status => break status.map_err(io::Error::other)?,
                 control = read_message(&mut reader, MAX_MESSAGE), if listening => match control {
                     Ok(control) => self.obey(control),
+                    Err(_) if host.was_left_behind() => listening = false,
                     // The host is gone: nothing of the command stays.
                     Err(_) => { listening = false; self.kill(); }
                 },
@@ -244,14 +263,18 @@ struct Ends {
 }
 
 impl Ends {
-    fn open(size: Option<TerminalSize>, streams: Vec<(Stdio, Stream)>) -> io::Result<Self> {
+    fn open(
+        size: Option<TerminalSize>,
+        streams: Vec<(Stdio, Stream)>,
+        host: &Host,
+    ) -> io::Result<Self> {
         match size {
-            Some(size) => Self::terminal(size, streams),
-            None => Self::pipes(streams),
+            Some(size) => Self::terminal(size, streams, host),
+            None => Self::pipes(streams, host),
         }
     }
 
-    fn pipes(streams: Vec<(Stdio, Stream)>) -> io::Result<Self> {
+    fn pipes(streams: Vec<(Stdio, Stream)>, host: &Host) -> io::Result<Self> {
         let null = process::Stdio::null;
         let mut ends = Self {
             stdin: null(),
@@ -268,7 +291,7 @@ impl Ends {
                 Stdio::In => {
                     ends.stdin = read.into();
                     let pipe = pipe::Sender::from_owned_fd(nonblocking(write)?)?;
-                    ends.pumps.push(Box::pin(pump(stream, pipe)));
+                    ends.pumps.push(Box::pin(feed(stream, pipe, host.clone())));
                 }
                 Stdio::Out | Stdio::Err => {
                     let pipe = pipe::Receiver::from_owned_fd(nonblocking(read)?)?;
@@ -278,21 +301,25 @@ impl Ends {
                         &mut ends.stderr
                     };
                     *end = write.into();
-                    ends.pumps.push(Box::pin(pump(pipe, stream)));
+                    ends.pumps.push(Box::pin(drain(pipe, stream, host.clone())));
                 }
             }
         }
         Ok(ends)
     }
 
-    fn terminal(size: TerminalSize, streams: Vec<(Stdio, Stream)>) -> io::Result<Self> {
+    fn terminal(
+        size: TerminalSize,
+        streams: Vec<(Stdio, Stream)>,
+        host: &Host,
+    ) -> io::Result<Self> {
         let (master, slave) = open_terminal(size.rows, size.columns)?;
         let mut pumps: Vec<Pump> = Vec::new();
         for (which, stream) in streams {
             let side = Descriptor::new(master.try_clone()?)?;
             match which {
-                Stdio::In => pumps.push(Box::pin(pump(stream, side))),
-                Stdio::Out => pumps.push(Box::pin(pump(side, stream))),
+                Stdio::In => pumps.push(Box::pin(pump(stream, side, host.clone()))),
+                Stdio::Out => pumps.push(Box::pin(drain(side, stream, host.clone()))),
                 Stdio::Err => {}
             }
         }
@@ -313,12 +340,32 @@ fn nonblocking(descriptor: OwnedFd) -> io::Result<OwnedFd> {
 
 /// Moves bytes until one side ends, then ends the other. What either side says is the command's or the
 /// host's business; both learn of it by the end.
-async fn pump(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin) {
+async fn pump(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin, host: Host) {
     let mut buffer = vec![0; SPLIT_SEND];
     while let Ok(count @ 1..) = from.read(&mut buffer).await {
         if to.write_all(&buffer[..count]).await.is_err() {
             return;
         }
     }
-    drop(to.shutdown().await);
+    if !host.was_left_behind() {
+        drop(to.shutdown().await);
+    }
+}
+
+/// Moves what the host says into a command's pipe. Without its host the pipe stays open and empty, until the
+/// command has let go of its end.
+async fn feed(from: Stream, mut to: pipe::Sender, host: Host) {
+    pump(from, &mut to, host.clone()).await;
+    if host.was_left_behind() {
+        drop(to.ready(Interest::ERROR).await);
+    }
+}
+
+/// Moves what a command says to the host. Without its host it is read all the same, so that the command goes
+/// on.
+async fn drain(mut from: impl AsyncRead + Unpin, to: Stream, host: Host) {
+    pump(&mut from, to, host.clone()).await;
+    if host.was_left_behind() {
+        drop(tokio::io::copy(&mut from, &mut tokio::io::sink()).await);
+    }
 }

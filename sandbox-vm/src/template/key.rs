@@ -61,6 +61,31 @@ impl TemplateKey {
         let text = serde_json::to_vec(self).unwrap_or_default();
         blake3::hash(&text).to_hex().to_string()
     }
+
+    /// Returns the names of what keeps a machine of this key from going on as one of `other`. What it booted from
+    /// is not part of that: it has booted.
+    #[cfg_attr(
+        not(target_os = "linux"),
+        allow(dead_code, reason = "Linux has the only backend so far")
+    )]
+    pub(crate) fn differences(&self, other: &Self) -> Vec<&'static str> {
+        let compared = [
+            ("hypervisor", self.hypervisor == other.hypervisor),
+            ("machine", self.machine == other.machine),
+            ("accelerator", self.accelerator == other.accelerator),
+            ("processor", self.processor == other.processor),
+            (
+                "host processor",
+                self.host_processor == other.host_processor,
+            ),
+            ("processors", self.cpus == other.cpus),
+            ("memory", self.memory_mib == other.memory_mib),
+            ("devices", self.devices == other.devices),
+            ("disks", self.disks == other.disks),
+        ];
+        let differing = compared.into_iter().filter(|(_, same)| !same);
+        differing.map(|(name, _)| name).collect()
+    }
 }
 
 /// Returns what tells this host's processor from others: two hosts may share a cache.
@@ -95,10 +120,10 @@ fn processor_of(cpuinfo: &str) -> String {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    pub(in crate::template) fn key() -> TemplateKey {
+    pub(crate) fn key() -> TemplateKey {
         TemplateKey {
             format: 1,
             hypervisor: "QEMU 7.2".into(),
@@ -165,6 +190,18 @@ pub(super) mod tests {
         assert!(!seen.contains(&disks.digest()));
         disks.disks = vec![disk(4096, true), disk(4096, true)];
         assert!(!seen.contains(&disks.digest()));
+    }
+
+    #[test]
+    fn r13_what_a_machine_booted_from_does_not_keep_it_from_going_on() {
+        let mut other = key();
+        other.kernel.push('1');
+        other.kernel_line.push('1');
+        other.ramdisk.push('1');
+        assert!(key().differences(&other).is_empty());
+        other.hypervisor.push('1');
+        other.disks[0].bytes += 512;
+        assert_eq!(key().differences(&other), ["hypervisor", "disks"]);
     }
 
     #[test]

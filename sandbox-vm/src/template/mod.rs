@@ -47,6 +47,9 @@ pub(crate) use key::host_processor;
 #[cfg(target_os = "linux")]
 pub(crate) use store::{Building, Saved};
 
+#[cfg(test)]
+pub(crate) use key::tests;
+
 /// Whether machines may be restored instead of booted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
@@ -67,6 +70,8 @@ pub enum Started {
     Cold(ColdReason),
     /// Restored from the template of this key's digest.
     Restored(String),
+    /// It went on from a snapshot.
+    Resumed,
 }
 
 /// Why a machine was booted and not restored.

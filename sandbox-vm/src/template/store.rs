@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::key::TemplateKey;
 use crate::Error;
+use crate::intact::{Check, Intact, digest};
 
 /// The version of [`Description`].
 const VERSION: u32 = 1;
@@ -89,6 +90,7 @@ impl Limits {
 pub(crate) struct Saved {
     pub(crate) memory: PathBuf,
     pub(crate) state: File,
+    pub(crate) state_path: PathBuf,
     pub(crate) tsc_khz: Option<u64>,
 }
 
@@ -113,24 +115,8 @@ struct Description {
     created: SystemTime,
     tsc_khz: Option<u64>,
     nonce: String,
-    memory: Memory,
+    memory: Intact,
     state: String,
-}
-
-/// What a memory file was when it was saved.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Memory {
-    digest: String,
-    stamp: Stamp,
-}
-
-/// What changes with every change of a file.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Stamp {
-    length: u64,
-    inode: u64,
-    modified: (i64, i64),
-    changed: (i64, i64),
 }
 
 impl TemplateStore {
@@ -344,10 +330,7 @@ impl Building {
             tsc_khz,
             nonce: self.nonce.clone(),
             state: digest(&self.state()).map_err(failed)?,
-            memory: Memory {
-                digest: digest(&memory).map_err(failed)?,
-                stamp: Stamp::of(&memory).map_err(failed)?,
-            },
+            memory: Intact::of(&memory).map_err(failed)?,
         };
         let text = serde_json::to_vec_pretty(&description).map_err(|error| failed(error.into()))?;
         touch(&self.partial.join(USED)).map_err(failed)?;
@@ -360,37 +343,6 @@ impl Drop for Building {
     fn drop(&mut self) {
         // The lock is still held. What stays is removed by the next builder.
         drop(remove_if_there(&self.partial));
-    }
-}
-
-impl Stamp {
-    #[cfg(unix)]
-    fn of(path: &Path) -> io::Result<Self> {
-        use std::os::unix::fs::MetadataExt;
-        let metadata = fs::symlink_metadata(path)?;
-        Ok(Self {
-            length: metadata.len(),
-            inode: metadata.ino(),
-            modified: (metadata.mtime(), metadata.mtime_nsec()),
-            changed: (metadata.ctime(), metadata.ctime_nsec()),
-        })
-    }
-
-    #[cfg(not(unix))]
-    fn of(path: &Path) -> io::Result<Self> {
-        let metadata = fs::symlink_metadata(path)?;
-        let since = metadata.modified()?.duration_since(SystemTime::UNIX_EPOCH);
-        let since = since.unwrap_or_default();
-        let modified = (
-            since.as_secs().cast_signed(),
-            i64::from(since.subsec_nanos()),
-        );
-        Ok(Self {
-            length: metadata.len(),
-            inode: 0,
-            modified,
-            changed: modified,
-        })
     }
 }
 
@@ -410,19 +362,18 @@ fn open(folder: &Path, key: &TemplateKey) -> io::Result<Saved> {
     if digest(&state)? != description.state {
         return Err(damaged("its state is not what was saved"));
     }
-    let stamp = Stamp::of(&memory)?;
-    if stamp != description.memory.stamp {
-        // Copied to another place, perhaps, and the same for all that.
-        if digest(&memory)? != description.memory.digest {
-            return Err(damaged("its memory is not what was saved"));
+    match description.memory.check(&memory)? {
+        Check::Same => {}
+        Check::Moved => {
+            let text = serde_json::to_vec_pretty(&description)?;
+            durable::write(&folder.join(DESCRIPTION), &text)?;
         }
-        description.memory.stamp = stamp;
-        let text = serde_json::to_vec_pretty(&description)?;
-        durable::write(&folder.join(DESCRIPTION), &text)?;
+        Check::Other => return Err(damaged("its memory is not what was saved")),
     }
     Ok(Saved {
         memory,
-        state: File::open(state)?,
+        state: File::open(&state)?,
+        state_path: state,
         tsc_khz: description.tsc_khz,
     })
 }
@@ -448,28 +399,6 @@ fn read_description(folder: &Path) -> io::Result<Description> {
         return Err(invalid("its folder has no such name".into()));
     }
     Ok(description)
-}
-
-/// Returns the digest of a file's contents. Blocks of zeros, of which a memory mostly consists, count by where
-/// they end.
-fn digest(path: &Path) -> io::Result<String> {
-    let mut file = File::open(path)?;
-    let mut hasher = blake3::Hasher::new();
-    let (mut block, mut position) = (vec![0; 256 << 10], 0u64);
-    loop {
-        let count = (&mut file).take(block.len() as u64).read(&mut block)?;
-        if count == 0 {
-            hasher.update(&position.to_le_bytes());
-            return Ok(hasher.finalize().to_hex().to_string());
-        }
-        // Compared as a whole, which is a call of the C library, not a loop.
-        let zero = block[0] == 0 && block[..count - 1] == block[1..count];
-        if !zero {
-            hasher.update(&position.to_le_bytes());
-            hasher.update(&block[..count]);
-        }
-        position += count as u64;
-    }
 }
 
 /// Returns what a file takes on the disk, in bytes.

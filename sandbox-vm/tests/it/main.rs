@@ -15,6 +15,8 @@ mod kernel;
 mod machine;
 mod oci;
 #[cfg(all(feature = "testing", target_os = "linux"))]
+mod snapshot;
+#[cfg(all(feature = "testing", target_os = "linux"))]
 mod support;
 #[cfg(all(feature = "testing", target_os = "linux"))]
 mod template;

@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::{self, Seek};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -16,9 +17,11 @@ use tokio::sync::Mutex;
 use super::arguments::{Endpoints, Launch, arguments};
 use super::config::QemuConfig;
 use super::qmp::Qmp;
-use crate::Error;
+use super::running::Ancestry;
 use crate::hypervisor::{Isolation, Machine, MachineEnd, MachineFacts, MachineSpec};
+use crate::snapshot::Taken;
 use crate::template::{ColdReason, Started};
+use crate::{Agent, Error};
 
 const OPERATION: &str = "start QEMU";
 
@@ -40,8 +43,9 @@ pub(super) struct QemuMachine {
     facts: MachineFacts,
     folder: PathBuf,
     watchdog: Watchdog,
-    qmp: Mutex<Option<Qmp>>,
+    qmp: Arc<Mutex<Option<Qmp>>>,
     channel: Mutex<Option<UnixStream>>,
+    ancestry: Option<Arc<Ancestry>>,
 }
 
 /// Starts QEMU under a watchdog and waits for its connections.
@@ -109,8 +113,9 @@ async fn start_in(
         },
         folder: folder.to_owned(),
         watchdog,
-        qmp: Mutex::new(Some(qmp_control)),
+        qmp: Arc::new(Mutex::new(Some(qmp_control))),
         channel: Mutex::new(Some(channel)),
+        ancestry: None,
     })
 }
 
@@ -127,6 +132,27 @@ impl QemuMachine {
         self
     }
 
+    /// Notes that it went on from a snapshot.
+    pub(super) fn resumed(mut self) -> Self {
+        self.facts.started = Started::Resumed;
+        self
+    }
+
+    /// Notes what it was restored from.
+    pub(super) fn descended_from(mut self, ancestry: Ancestry) -> Self {
+        self.ancestry = Some(Arc::new(ancestry));
+        self
+    }
+
+    pub(super) fn ancestry(&self) -> Option<&Arc<Ancestry>> {
+        self.ancestry.as_ref()
+    }
+
+    /// Returns the conversation with QEMU, which ends when the machine does.
+    pub(super) fn control(&self) -> Arc<Mutex<Option<Qmp>>> {
+        self.qmp.clone()
+    }
+
     pub(super) fn pid(&self) -> Option<u32> {
         self.facts.pid
     }
@@ -134,15 +160,36 @@ impl QemuMachine {
     /// Waits until the guest's agent answers, without beginning a session with it.
     pub(super) async fn sign_of_life(&self, patience: Duration) -> Result<(), Error> {
         const OPERATION: &str = "wait for a guest's sign of life";
+        self.greet(OPERATION, patience, async |channel| {
+            crate::channel::sign_of_life(channel).await
+        })
+        .await
+    }
+
+    /// Begins a session with a guest that was saved in the middle of one.
+    pub(super) async fn take_over(&self, patience: Duration) -> Result<(), Error> {
+        const OPERATION: &str = "take over a guest";
+        self.greet(OPERATION, patience, async |channel| {
+            crate::channel::take_over(channel).await
+        })
+        .await
+    }
+
+    async fn greet(
+        &self,
+        operation: &'static str,
+        patience: Duration,
+        greeting: impl AsyncFnOnce(&mut UnixStream) -> io::Result<()>,
+    ) -> Result<(), Error> {
         let mut channel = self.channel.lock().await;
         let channel = channel
             .as_mut()
-            .ok_or_else(|| Error::new(ErrorKind::Conflict, OPERATION))?;
+            .ok_or_else(|| Error::new(ErrorKind::Conflict, operation))?;
         tokio::select! {
-            sign = tokio::time::timeout(patience, crate::channel::sign_of_life(channel)) => match sign {
-                Ok(sign) => sign.map_err(|error| Error::io(OPERATION, error)),
-                Err(_) => Err(Error::new(ErrorKind::TimedOut, OPERATION)
-                    .with_detail(format!("none within {} s", patience.as_secs()))),
+            sign = tokio::time::timeout(patience, greeting(channel)) => match sign {
+                Ok(sign) => sign.map_err(|error| Error::io(operation, error)),
+                Err(_) => Err(Error::new(ErrorKind::TimedOut, operation)
+                    .with_detail(format!("no answer within {} s", patience.as_secs()))),
             },
             event = self.watchdog.ended() => Err(died(&event)),
         }
@@ -205,6 +252,10 @@ impl Machine for QemuMachine {
             None => Err(Error::new(ErrorKind::Conflict, "connect to a guest")
                 .with_detail("its one connection is taken")),
         }
+    }
+
+    async fn snapshot(&self, agent: &Agent, target: &Path) -> Result<Taken, Error> {
+        self.save_running(agent, target).await
     }
 
     fn wait(&self) -> BoxFuture<'static, MachineEnd> {

@@ -28,9 +28,12 @@ mod arguments;
 mod clock;
 mod config;
 mod machine;
+mod memory;
 mod probe;
 mod qmp;
+mod running;
 mod saved;
+mod state;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -204,6 +207,10 @@ impl Hypervisor for Qemu {
         if acceleration == Acceleration::Emulated {
             warn_once_of_emulation();
         }
+        if let Some(folder) = &spec.snapshot {
+            let machine = self.resume(spec, folder, acceleration).await?;
+            return Ok(Arc::new(machine));
+        }
         let reason = match (self.config.templates, spec.templates) {
             (Templates::Use, Templates::Use) => match self.restore(spec, acceleration).await {
                 Ok(machine) => return Ok(Arc::new(machine)),
@@ -237,7 +244,9 @@ fn check(spec: &MachineSpec) -> Result<(), Error> {
         );
         return Err(invalid(detail));
     }
-    spec.disks.iter().try_for_each(check_disk)
+    // Those that come with a snapshot are not there yet.
+    let is_there = |disk: &&Disk| disk.read_only || spec.snapshot.is_none();
+    spec.disks.iter().filter(is_there).try_for_each(check_disk)
 }
 
 /// Opens a disk as QEMU will: its own message would name neither the reason's kind nor what to do.

@@ -78,6 +78,17 @@ impl Qmp {
         self.execute("cont", json!({})).await.map(drop)
     }
 
+    /// Writes the state of the devices alone to `file`, which is open for writing only. The guest must stand still.
+    pub(super) async fn save_devices(&mut self, file: &File) -> io::Result<()> {
+        const SET: u32 = 1;
+        let set = json!({ "fdset-id": SET });
+        self.execute_with("add-fd", set.clone(), file).await?;
+        let to = json!({ "filename": format!("/dev/fdset/{SET}"), "live": false });
+        let saved = self.execute("xen-save-devices-state", to).await;
+        let closed = self.execute("remove-fd", set).await;
+        saved.and(closed).map(drop)
+    }
+
     /// Leaves memory that is a file out of the state, and asks to be told when all of that is through.
     async fn share_memory(&mut self) -> io::Result<()> {
         let wanted =
@@ -90,7 +101,18 @@ impl Qmp {
 
     /// Gives QEMU a descriptor of ours; its own filter lets it start nothing that could open one.
     async fn hand_over(&mut self, file: &File) -> io::Result<()> {
-        let line = json!({ "execute": "getfd", "arguments": { "fdname": STATE } }).to_string();
+        let name = json!({ "fdname": STATE });
+        self.execute_with("getfd", name, file).await.map(drop)
+    }
+
+    /// Executes a command that comes with a descriptor.
+    async fn execute_with(
+        &mut self,
+        command: &str,
+        arguments: Value,
+        file: &File,
+    ) -> io::Result<Value> {
+        let line = json!({ "execute": command, "arguments": arguments }).to_string();
         let stream = self.writer.as_ref();
         let sent = stream.async_io(Interest::WRITABLE, || {
             let descriptors = [file.as_fd()];
@@ -106,7 +128,7 @@ impl Qmp {
         let sent = sent.await?;
         self.writer.write_all(&line.as_bytes()[sent..]).await?;
         self.writer.write_all(b"\n").await?;
-        self.answer("getfd").await.map(drop)
+        self.answer(command).await
     }
 
     /// Waits for the end of a migration.

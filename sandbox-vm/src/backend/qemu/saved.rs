@@ -21,12 +21,15 @@ use sandbox_base::ErrorKind;
 
 use super::arguments::{DEVICES, Launch, MACHINE, Origin, kernel_line, processor};
 use super::machine::{self, QemuMachine};
+use super::running::Ancestry;
 use super::{Qemu, clock};
 use crate::Error;
 use crate::hypervisor::{Acceleration, Disk, MachineSpec};
 use crate::template::{
     Building, ColdReason, DiskShape, Limits, Saved, TemplateKey, TemplateStore, host_processor,
 };
+
+const TEMPLATES: &str = "look after templates";
 
 /// Part of every key: raise it when the same machine must be saved anew.
 const FORMAT: u32 = 1;
@@ -72,7 +75,7 @@ impl Qemu {
         let key = self.key(spec, acceleration).await.map_err(not_saved)?;
         let store = TemplateStore::new(&self.config.cache);
         let saved = self.find_or_build(&store, &key, spec, acceleration).await?;
-        match self.start_from(&saved, spec, acceleration).await {
+        match self.start_from(&saved, (spec, &key), acceleration).await {
             Ok(machine) => Ok(machine.restored_from(key.digest())),
             Err(error) => {
                 if let Err(error) = store.drop_entry(&key.digest()) {
@@ -112,7 +115,7 @@ impl Qemu {
         }
     }
 
-    async fn key(
+    pub(super) async fn key(
         &self,
         spec: &MachineSpec,
         acceleration: Acceleration,
@@ -171,7 +174,7 @@ impl Qemu {
         saved.and(killed)?;
         let (key, tsc_khz) = (key.clone(), launch.tsc_khz);
         let store = TemplateStore::new(&self.config.cache);
-        blocking(move || {
+        blocking(TEMPLATES, move || {
             building.finish(&key, tsc_khz)?;
             store.prune(&Limits::default()).map(drop)
         })
@@ -183,9 +186,12 @@ impl Qemu {
     async fn start_from(
         &self,
         saved: &Saved,
-        spec: &MachineSpec,
+        (spec, key): (&MachineSpec, &TemplateKey),
         acceleration: Acceleration,
     ) -> Result<QemuMachine, Error> {
+        let files = (&*saved.memory, &*saved.state_path);
+        let ancestry = Ancestry::of((key, saved.tsc_khz), files, &spec.disks);
+        let ancestry = ancestry.map_err(|error| Error::io("read a template", error))?;
         let launch = Launch {
             origin: Origin::Saved(&saved.memory),
             ..self.launch(acceleration).await?
@@ -196,7 +202,7 @@ impl Qemu {
             machine.sign_of_life(RESTORE_PATIENCE).await
         };
         match loaded.await {
-            Ok(()) => Ok(machine),
+            Ok(()) => Ok(machine.descended_from(ancestry)),
             Err(error) => {
                 // Its folder is used again.
                 machine.end().await?;
@@ -216,23 +222,27 @@ fn why(error: &Error) -> String {
 
 async fn find(store: &TemplateStore, key: &TemplateKey) -> Result<Option<Saved>, Error> {
     let (store, key) = (store.clone(), key.clone());
-    blocking(move || store.find(&key, |saved| runs_alike(saved.tsc_khz, clock::tsc_khz()))).await
+    blocking(TEMPLATES, move || {
+        store.find(&key, |saved| runs_alike(saved.tsc_khz, clock::tsc_khz()))
+    })
+    .await
 }
 
 /// Tells whether a clock that was told one rate is right at another.
-fn runs_alike(saved: Option<u64>, here: Option<u64>) -> bool {
+pub(super) fn runs_alike(saved: Option<u64>, here: Option<u64>) -> bool {
     match (saved, here) {
         (Some(saved), Some(here)) => saved.abs_diff(here) <= here / RATE_TOLERANCE,
         (saved, here) => saved == here,
     }
 }
 
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
+    operation: &'static str,
     work: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
     tokio::task::spawn_blocking(work)
         .await
-        .map_err(|error| Error::new(ErrorKind::Io, "look after templates").with_source(error))?
+        .map_err(|error| Error::new(ErrorKind::Io, operation).with_source(error))?
 }
 
 fn shape(disk: &Disk) -> Result<DiskShape, Error> {
@@ -241,7 +251,7 @@ fn shape(disk: &Disk) -> Result<DiskShape, Error> {
     Ok(DiskShape::new(size.map_err(failed)?, disk.read_only))
 }
 
-fn new_file(path: &Path) -> Result<File, Error> {
+pub(super) fn new_file(path: &Path) -> Result<File, Error> {
     let mut options = File::options();
     options.read(true).write(true).create_new(true).mode(0o600);
     let file = options.open(path);
