@@ -28,7 +28,11 @@ use tokio::task::JoinSet;
 
 use crate::check::NetworkCheck;
 use crate::description::Description;
+#[cfg(unix)]
+use crate::owner::Outside;
 use crate::owner::{Defaults, Owner};
+#[cfg(unix)]
+use crate::saved::SandboxSnapshot;
 #[cfg(unix)]
 use crate::snapshots::{RestoreReport, WorkspaceSnapshot};
 use crate::workspace::{Changes, Decision, ReviewReport, SyncReport, SyncStatus, Workspaces};
@@ -76,6 +80,11 @@ enum Call {
     /// The name, and patterns of paths.
     #[cfg(unix)]
     Restore(String, Vec<String>),
+    /// Of the whole sandbox.
+    #[cfg(unix)]
+    Save(String),
+    #[cfg(unix)]
+    RollBack(String, Outside),
     SyncStatus,
     PauseSync(bool),
     /// Whether what was deleted is deleted on the other side, too.
@@ -248,6 +257,10 @@ async fn obey(owner: Arc<Owner>, call: Call) -> Result<String, Error> {
         Call::Snapshot(name) => json(&of(owner)?.snapshot(name.as_deref()).await?),
         #[cfg(unix)]
         Call::Restore(name, patterns) => json(&of(owner)?.restore(&name, &patterns).await?),
+        #[cfg(unix)]
+        Call::Save(name) => json(&owner.save(&name).await?),
+        #[cfg(unix)]
+        Call::RollBack(name, outside) => json(&owner.roll_back(&name, outside).await?),
         Call::SyncStatus => json(&of(owner)?.status()),
         Call::PauseSync(paused) => json(&of(owner)?.set_paused(paused).await?),
         Call::ResumeSync(propagates) => json(&of(owner)?.resume(resolution(propagates)).await?),
@@ -399,6 +412,16 @@ impl Remote {
     ) -> Result<Vec<RestoreReport>, Error> {
         self.call(Call::Restore(name.to_owned(), patterns.to_vec()))
             .await
+    }
+
+    #[cfg(unix)]
+    pub(crate) async fn save(&self, name: &str) -> Result<SandboxSnapshot, Error> {
+        self.call(Call::Save(name.to_owned())).await
+    }
+
+    #[cfg(unix)]
+    pub(crate) async fn roll_back(&self, name: &str, outside: Outside) -> Result<(), Error> {
+        self.call(Call::RollBack(name.to_owned(), outside)).await
     }
 
     pub(crate) async fn sync_status(&self) -> Result<Vec<SyncStatus>, Error> {

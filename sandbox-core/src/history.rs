@@ -6,6 +6,7 @@
 //! the start of a machine to its orderly end a mark lies in the sandbox's folder. Without history the two
 //! sides are united, and what differs is a conflict: nothing is lost.
 
+use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -51,12 +52,35 @@ pub(crate) fn end_in_order(folder: &Path, disk: &Path) -> Result<(), Error> {
         .map_err(|error| Error::io("note that the machine ended in order", error))
 }
 
-fn forget(folder: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        if entry.file_name().as_encoded_bytes().starts_with(b"base-") {
-            fs::remove_file(entry.path())?;
+/// Copies the histories to another folder: those of a snapshot belong to its disk.
+pub(crate) fn copy(folder: &Path, to: &Path) -> Result<(), Error> {
+    let copy = || {
+        for name in histories(folder)? {
+            fs::copy(folder.join(&name), to.join(&name))?;
         }
+        Ok(())
+    };
+    copy().map_err(|error| Error::io("keep what workspaces agreed on", error))
+}
+
+/// Replaces the histories by those of the disk that takes the place of the present one. Interrupted, it leaves a
+/// mark with which they are forgotten.
+pub(crate) fn replace(folder: &Path, from: &Path) -> Result<(), Error> {
+    let failed = |error| Error::io("take back what workspaces agreed on", error);
+    forget(folder).map_err(failed)?;
+    copy(from, folder)
+}
+
+fn histories(folder: &Path) -> io::Result<Vec<OsString>> {
+    let names = fs::read_dir(folder)?.map(|entry| Ok(entry?.file_name()));
+    let is_history = |name: &OsString| name.as_encoded_bytes().starts_with(b"base-");
+    let kept = |name: &io::Result<OsString>| name.as_ref().map_or(true, is_history);
+    names.filter(kept).collect()
+}
+
+fn forget(folder: &Path) -> io::Result<()> {
+    for name in histories(folder)? {
+        fs::remove_file(folder.join(name))?;
     }
     durable::sync_parent(&folder.join(MARK))
 }

@@ -33,7 +33,7 @@
 //! # What it is not
 //!
 //! Emulation is no wall by QEMU's own word: where the processor cannot run guests, machines are emulated,
-//! and say so ([`Description::machine`]). Snapshots of what runs, forks, other walls than QEMU and models inside are
+//! and say so ([`Description::machine`]). Forks, other walls than QEMU and models inside are
 //! still to come.
 
 #![cfg_attr(
@@ -63,6 +63,8 @@ mod owner;
 mod progress;
 mod sandbox;
 #[cfg(unix)]
+mod saved;
+#[cfg(unix)]
 mod snapshots;
 mod spec;
 mod state;
@@ -79,6 +81,8 @@ pub use description::{CaptureState, Description, MachineDescription};
 pub use host::{Backend, Host, default_dirs};
 pub use layers::PolicySource;
 pub use lifecycle::{Lifetime, State};
+#[cfg(unix)]
+pub use owner::Outside;
 pub use progress::{Progress, Step};
 pub use sandbox::{MAX_READ, Sandbox};
 pub use sandbox_base::{Dirs, Error, ErrorKind};
@@ -89,6 +93,8 @@ pub use sandbox_vm::hypervisor::{Acceleration, Isolation};
 pub use sandbox_vm::image::Image;
 pub use sandbox_vm::template::{ColdReason, Started, TemplateStore, Templates};
 pub use sandbox_vm::{self as vm, Hypervisor};
+#[cfg(unix)]
+pub use saved::SandboxSnapshot;
 #[cfg(unix)]
 pub use snapshots::{RestoreReport, WorkspaceSnapshot};
 pub use spec::{ExtraDisk, Limits, Tmpfs, Workspace};

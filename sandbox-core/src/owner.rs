@@ -4,6 +4,12 @@
 //! call hold parts of the sandbox, never the owner itself, so that dropping the last handle drops the
 //! machine: its watchdog's pipe closes, and everything goes.
 
+#[cfg(unix)]
+mod rollback;
+
+#[cfg(unix)]
+pub use rollback::Outside;
+
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -214,11 +220,7 @@ impl Owner {
             let bytes = u64::from(spec.limits.disk_mib) << 20;
             disk::create(&self.dirs.cache, bytes, &disk).await?;
         }
-        let mut machine = machine_spec(owned, &image, disk);
-        machine.setup.env = environment(spec, &image, self.inspector.as_ref());
-        if self.hypervisor.capabilities().capture {
-            machine.setup.capture = Some(network::capture(&self.proxy));
-        }
+        let machine = self.machine(owned, &image, disk);
         let (machine, agent) = self.hypervisor.boot(&machine, spec.boot_patience).await?;
         match self.furnish(owned, &image, machine.clone(), agent).await {
             Ok(running) => Ok(running),
@@ -229,6 +231,16 @@ impl Owner {
                 Err(error)
             }
         }
+    }
+
+    /// Describes the sandbox's machine.
+    fn machine(&self, owned: &Owned, image: &RootImage, disk: PathBuf) -> MachineSpec {
+        let mut machine = machine_spec(owned, image, disk);
+        machine.setup.env = environment(&owned.record.spec, image, self.inspector.as_ref());
+        if self.hypervisor.capabilities().capture {
+            machine.setup.capture = Some(network::capture(&self.proxy));
+        }
+        machine
     }
 
     /// Gives a booted machine its egress and its workspaces.
@@ -493,10 +505,16 @@ impl Owner {
     /// Waits until there is no machine (any more) and what ended it is done. Cancel safe.
     pub(crate) async fn stopped(&self) {
         let mut running = self.running.subscribe();
-        // The sender lives as long as `self`.
-        drop(running.wait_for(Option::is_none).await);
-        // Whoever ends the machine holds this until everything is written down or removed.
-        drop(self.owned.lock().await);
+        loop {
+            // The sender lives as long as `self`.
+            drop(running.wait_for(Option::is_none).await);
+            // Whoever ends the machine holds this until everything is written down or removed, or another machine
+            // has taken its place.
+            let _guard = self.owned.lock().await;
+            if self.running.borrow().is_none() {
+                return;
+            }
+        }
     }
 
     pub(crate) fn describe(&self) -> Result<Description, Error> {

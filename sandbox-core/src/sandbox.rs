@@ -22,8 +22,12 @@ use crate::copy;
 use crate::description::Description;
 use crate::host::default_dirs;
 use crate::lifecycle::{Lifetime, State};
+#[cfg(unix)]
+use crate::owner::Outside;
 use crate::owner::{Defaults, Owner, to_its_end};
 use crate::progress::Progress;
+#[cfg(unix)]
+use crate::saved::{SandboxSnapshot, Saved, workspaces_name};
 #[cfg(unix)]
 use crate::snapshots::{RestoreReport, Snapshots, WorkspaceSnapshot};
 use crate::spec::Spec;
@@ -403,6 +407,87 @@ impl Sandbox {
         let record = find(&self.store, &self.name).await?.record;
         let snapshots = Snapshots::new(&self.store.dirs, &record);
         blocking(move || work(&snapshots, &record.spec.workspaces)).await
+    }
+
+    /// Takes a snapshot of the whole sandbox while it runs: memory with all processes, disk and workspaces of one
+    /// moment. Commands go on; they stand still for some tens of milliseconds, longer the more of its memory and
+    /// disk the sandbox has changed, and what they say waits a little longer. It goes with the sandbox.
+    ///
+    /// The folders outside are kept as the workspaces' snapshot `machine-NAME`
+    /// ([`Sandbox::workspace_snapshots`]), without what is masked or ignored.
+    ///
+    /// Goes on when the future is dropped.
+    ///
+    /// # Errors
+    ///
+    /// `Invalid` for a name that is none, `Conflict` where there is one of that name, `Unsupported`, with the reason,
+    /// for a machine that cannot be saved (one that was booted and not restored from a template, say) or that writes
+    /// to a disk image of the host, `Exhausted` when the disk is full, `Disconnected` when it does not run. It runs on
+    /// then, and nothing is left behind.
+    #[cfg(unix)]
+    pub async fn snapshot(&self, name: &str) -> Result<SandboxSnapshot, Error> {
+        match &self.link {
+            Link::Own(owner) => owner.save(name).await,
+            Link::Other(_) => self.runner().await?.save(name).await,
+        }
+    }
+
+    /// Lists the snapshots of the whole sandbox, the oldest first.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` when it has been removed, and what the file system answers.
+    #[cfg(unix)]
+    pub async fn snapshots(&self) -> Result<Vec<SandboxSnapshot>, Error> {
+        self.saved(|saved| saved.list()).await
+    }
+
+    /// Goes back to a snapshot: processes, files and memory inside are what they were, with new randomness and
+    /// the present time. What was done inside since is gone; commands that were started since then, and the
+    /// handles of those that run in the snapshot, end as if the sandbox had stopped. The egress policy stays what it is
+    /// now.
+    ///
+    /// The folders outside stay what they are unless `outside` says otherwise, and nothing there is overwritten
+    /// without having been kept.
+    ///
+    /// Until the snapshot's machine runs, the present one is not touched. Goes on when the future is dropped.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` where there is none of that name, `Damaged` where it is not what was saved, `Unsupported` where it does
+    /// not fit this host any more: the sandbox runs on as it is then. `Disconnected` when it does not run.
+    #[cfg(unix)]
+    pub async fn rollback(&self, name: &str, outside: Outside) -> Result<(), Error> {
+        match &self.link {
+            Link::Own(owner) => owner.roll_back(name, outside).await,
+            Link::Other(_) => self.runner().await?.roll_back(name, outside).await,
+        }
+    }
+
+    /// Removes a snapshot of the whole sandbox, and that of its workspaces.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` where there is none of that name, and what the file system answers.
+    #[cfg(unix)]
+    pub async fn remove_snapshot(&self, name: &str) -> Result<(), Error> {
+        let owned = name.to_owned();
+        self.saved(move |saved| saved.remove(&owned)).await?;
+        match self.remove_workspace_snapshot(&workspaces_name(name)).await {
+            // A sandbox without workspaces, or somebody removed it before.
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            removed => removed,
+        }
+    }
+
+    #[cfg(unix)]
+    async fn saved<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Saved) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let record = find(&self.store, &self.name).await?.record;
+        let saved = Saved::of(&self.store.folder(&record.name));
+        blocking(move || work(&saved)).await
     }
 
     /// Tells how each workspace stands, by its last look.

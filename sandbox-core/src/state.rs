@@ -5,7 +5,9 @@
 //!  <state>/sandboxes/<name>/        lock        held by the owner for as long as it lives
 //!                                   record.json what the sandbox is made of
 //!                                   disk.ext4   the writable layer of its root
+//!                                   disk.next   the layer that is about to replace it, or what a crash left of it
 //!                                   base-N      what workspace N agreed on last
+//!                                   snapshots/  of the whole sandbox
 //!                                   unclean     while a machine runs, or after a crash
 //!                                   events.jsonl what its egress decided
 //!  <runtime>/<id>/                  control.sock, and the machine's own folder
@@ -397,6 +399,11 @@ impl Owned {
     /// Returns the writable layer of its root.
     pub(crate) fn disk(&self) -> PathBuf {
         self.folder.join("disk.ext4")
+    }
+
+    /// Returns the places of all sandboxes.
+    pub(crate) fn dirs(&self) -> &Dirs {
+        &self.store.dirs
     }
 
     pub(crate) fn control_socket(&self) -> PathBuf {

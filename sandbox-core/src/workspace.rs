@@ -326,6 +326,41 @@ impl Workspaces {
         }
     }
 
+    /// Stops synchronizing where that goes on, with every cycle at its end, and returns which sessions those were.
+    pub(crate) async fn rest(&self) -> Result<Vec<usize>, Error> {
+        let mut resting = Vec::new();
+        for (index, (workspace, session)) in self.sessions.iter().enumerate() {
+            if session.standing().paused {
+                continue;
+            }
+            match session.set_paused(true).await {
+                Ok(()) => resting.push(index),
+                Err(error) => {
+                    self.go_on(&resting).await;
+                    return Err(failed(&workspace.host, error));
+                }
+            }
+        }
+        Ok(resting)
+    }
+
+    /// Goes on where [`Workspaces::rest`] stopped.
+    pub(crate) async fn go_on(&self, resting: &[usize]) {
+        for (workspace, session) in resting.iter().filter_map(|index| self.sessions.get(*index)) {
+            if let Err(error) = session.set_paused(false).await {
+                let workspace = workspace.host.display();
+                tracing::warn!(%error, %workspace, "a workspace is not synchronized any more");
+            }
+        }
+    }
+
+    /// Ends all sessions as they are.
+    pub(crate) async fn close(&self) {
+        for (_, session) in &self.sessions {
+            session.close().await;
+        }
+    }
+
     /// Tells how every workspace stands.
     pub(crate) fn status(&self) -> Vec<SyncStatus> {
         let status = |(workspace, session): &(Workspace, Session)| {

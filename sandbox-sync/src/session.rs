@@ -295,6 +295,18 @@ impl Session {
         report
     }
 
+    /// Ends the session without another cycle, for whoever shares it, and waits until the root is free for another
+    /// session. Cancel safe.
+    pub async fn close(&self) {
+        const STEP: std::time::Duration = std::time::Duration::from_millis(2);
+        // What ended already needs no order.
+        drop(self.set_paused(true).await);
+        drop(self.order(Order::Stop).await);
+        while !self.task.is_finished() {
+            tokio::time::sleep(STEP).await;
+        }
+    }
+
     async fn order(
         &self,
         order: impl FnOnce(oneshot::Sender<Result<Report, Error>>) -> Order,

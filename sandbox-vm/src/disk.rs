@@ -101,11 +101,17 @@ const UUID: &str = "7c5e1f0a-4f3b-4a43-9d0f-6d61c0a5b000";
 
 /// Copies a sparse file to the new file `target`, sharing its blocks where the file system can.
 pub(crate) fn copy(template: &Path, target: &Path) -> Result<(), Error> {
+    let source = File::open(template);
     let failed = |error| Error::io(format!("create the disk {}", target.display()), error);
-    let source = File::open(template).map_err(failed)?;
-    check_space(target, &source)?;
+    copy_open(&source.map_err(failed)?, target)
+}
+
+/// As [`copy`], of a file that is open, whatever has become of its name.
+pub(crate) fn copy_open(source: &File, target: &Path) -> Result<(), Error> {
+    let failed = |error| Error::io(format!("create the disk {}", target.display()), error);
+    check_space(target, source)?;
     let copy = new_file(target).map_err(failed)?;
-    let result = fill(&source, &copy);
+    let result = fill(source, &copy);
     if result.is_err() {
         // The first error is the one to report.
         drop(fs::remove_file(target));

@@ -4,7 +4,7 @@
 //! by what the file system says of it, is taken for what it was, and only another one is read.
 
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
 #[cfg(not(unix))]
 use std::time::SystemTime;
@@ -92,13 +92,42 @@ impl Stamp {
     }
 }
 
+/// How much is read at once.
+const BLOCK: usize = 256 << 10;
+
+/// Returns where the next block begins that is not in a hole (`man 2 lseek`, `SEEK_DATA`): a disk may be a hundred
+/// times as long as what is in it.
+#[cfg(target_os = "linux")]
+fn next_data(file: &File, position: u64) -> io::Result<u64> {
+    let length = file.metadata()?.len();
+    let data = match rustix::fs::seek(file, rustix::fs::SeekFrom::Data(position)) {
+        Ok(data) => data / BLOCK as u64 * BLOCK as u64,
+        Err(rustix::io::Errno::NXIO) => length,
+        // A file system that cannot tell.
+        Err(rustix::io::Errno::INVAL) => position,
+        Err(error) => return Err(error.into()),
+    };
+    // The question has moved it.
+    rustix::fs::seek(file, rustix::fs::SeekFrom::Start(position))?;
+    Ok(data.max(position))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn next_data(_: &File, position: u64) -> io::Result<u64> {
+    Ok(position)
+}
+
 /// Returns the digest of a file's contents. Blocks of zeros, of which a memory mostly consists, count by where
 /// they end.
 pub(crate) fn digest(path: &Path) -> io::Result<String> {
     let mut file = File::open(path)?;
     let mut hasher = blake3::Hasher::new();
-    let (mut block, mut position) = (vec![0; 256 << 10], 0u64);
+    let (mut block, mut position) = (vec![0; BLOCK], 0u64);
     loop {
+        let next = next_data(&file, position)?;
+        if next > position {
+            position = file.seek(SeekFrom::Start(next))?;
+        }
         let count = (&mut file).take(block.len() as u64).read(&mut block)?;
         if count == 0 {
             hasher.update(&position.to_le_bytes());
@@ -111,5 +140,32 @@ pub(crate) fn digest(path: &Path) -> io::Result<String> {
             hasher.update(&block[..count]);
         }
         position += count as u64;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::io::Write;
+
+    proptest! {
+        /// A hole is as good as zeros, wherever it is.
+        #[test]
+        fn holes_and_zeros_are_the_same(
+            pieces in prop::collection::vec((0u64..1 << 21, 1usize..9000, any::<u8>()), 0..6),
+            length in 0u64..1 << 21,
+        ) {
+            let folder = tempfile::tempdir().unwrap();
+            let (sparse, whole) = (folder.path().join("sparse"), folder.path().join("whole"));
+            let mut file = File::create(&sparse).unwrap();
+            file.set_len(length).unwrap();
+            for (position, count, byte) in pieces {
+                file.seek(SeekFrom::Start(position)).unwrap();
+                file.write_all(&vec![byte; count]).unwrap();
+            }
+            fs::write(&whole, fs::read(&sparse).unwrap()).unwrap();
+            prop_assert_eq!(digest(&sparse).unwrap(), digest(&whole).unwrap());
+        }
     }
 }

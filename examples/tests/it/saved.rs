@@ -71,8 +71,33 @@ fn what_was_kept_comes_back_and_goes_when_it_is_told_to() {
     place
         .run(&["sync", "snapshot", "restore", NAME, "first"])
         .failed("first");
+    a_sandbox_goes_back(&place);
     place.run(&["rm", "-f", NAME]).exited(0);
     place.assert_clean();
+}
+
+fn a_sandbox_goes_back(place: &Place) {
+    let exec = |script: &str| place.run(&["exec", NAME, "sh", "-ec", script]).exited(0);
+    exec("echo then >~/mark");
+    let taken = place.run(&["snapshot", "create", NAME, "whole"]).exited(0);
+    assert!(taken.stdout().starts_with("whole  "), "{taken:?}");
+    place
+        .run(&["snapshot", "create", NAME, "whole"])
+        .failed("whole");
+    exec("echo now >~/mark");
+    place.run(&["restore", NAME, "nothing"]).failed("nothing");
+    place
+        .run(&["restore", "--workspaces", NAME, "whole"])
+        .exited(0);
+    assert_eq!(exec("cat ~/mark").stdout(), "then\n");
+    let listed = place
+        .run(&["snapshot", "ls", "--json", NAME])
+        .exited(0)
+        .json();
+    assert_eq!(listed[0]["name"], "whole");
+    place.run(&["snapshot", "rm", NAME, "whole"]).exited(0);
+    let listed = place.run(&["snapshot", "ls", NAME]).exited(0);
+    assert_eq!(listed.stdout(), "");
 }
 
 /// Returns the name of this test's template.

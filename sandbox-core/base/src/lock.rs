@@ -51,6 +51,33 @@ impl FileLock {
         })
     }
 
+    /// Takes the lock together with others who share it, at once, or answers `None` while one holds it alone.
+    ///
+    /// # Errors
+    ///
+    /// As [`FileLock::try_acquire`].
+    pub fn try_acquire_shared(path: &Path) -> io::Result<Option<Self>> {
+        let file = open(path)?;
+        match file.try_lock_shared() {
+            Ok(()) => Ok(Some(Self {
+                path: path.to_owned(),
+                file,
+            })),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(error),
+        }
+    }
+
+    /// Tells whether the file that is locked still is the one of its name: somebody may have removed it while it was
+    /// waited for.
+    #[cfg(unix)]
+    pub fn is_in_place(&self) -> bool {
+        use std::os::unix::fs::MetadataExt;
+        let identity = |metadata: std::fs::Metadata| (metadata.dev(), metadata.ino());
+        let there = std::fs::symlink_metadata(&self.path).map(identity);
+        matches!((there, self.file.metadata().map(identity)), (Ok(there), Ok(here)) if there == here)
+    }
+
     /// Takes the lock together with others who share it, waiting for as long as one holds it alone. Blocks
     /// the thread: call it where blocking is allowed.
     ///
@@ -111,7 +138,16 @@ mod tests {
         let two = FileLock::acquire_shared(&path).unwrap();
         drop(one);
         assert!(FileLock::try_acquire(&path).unwrap().is_none());
+        assert!(FileLock::try_acquire_shared(&path).unwrap().is_some());
         drop(two);
-        assert!(FileLock::try_acquire(&path).unwrap().is_some());
+        let alone = FileLock::try_acquire(&path).unwrap().unwrap();
+        assert!(FileLock::try_acquire_shared(&path).unwrap().is_none());
+        #[cfg(unix)]
+        {
+            assert!(alone.is_in_place());
+            std::fs::remove_file(&path).unwrap();
+            let another = FileLock::try_acquire(&path).unwrap().unwrap();
+            assert!(another.is_in_place() && !alone.is_in_place());
+        }
     }
 }

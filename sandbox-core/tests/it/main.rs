@@ -12,6 +12,7 @@ mod network;
 mod place;
 mod review;
 mod rounds;
+mod saved;
 mod secrets;
 mod snapshots;
 mod template;

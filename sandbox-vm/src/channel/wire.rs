@@ -35,6 +35,10 @@ const HEADER: usize = 12;
 /// The type of frames that have a body.
 const DATA: u8 = 0;
 
+/// How much the multiplexer may write while the host waits for the guest to fall silent. It does not read on while
+/// an answer of its own waits to be written, a pong say, so that must be taken from it.
+const BACKLOG: usize = 4 << 20;
+
 /// How much is read for a header and what follows it. A body is read straight to where it goes.
 const READ_BUFFER: usize = 4096;
 
@@ -343,6 +347,8 @@ pub(super) struct Wire<S> {
     shared: Arc<Shared>,
     inbound: Inbound,
     outbound: Outbound,
+    /// Whole frames, and the beginning of one, that are written when it goes on.
+    backlog: Vec<u8>,
     /// How much of a word has been written.
     said: usize,
     /// Whether a word has been written and not been flushed.
@@ -367,6 +373,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             shared: shared.clone(),
             inbound: Inbound::default(),
             outbound: Outbound::default(),
+            backlog: Vec::new(),
             said: 0,
             flushing: false,
         };
@@ -388,7 +395,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
                 due
             };
             let Some(word) = due else {
-                return Poll::Ready(Ok(()));
+                return self.poll_catch_up(context);
             };
             let frame = word.frame();
             while self.said < HEADER {
@@ -400,6 +407,35 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             }
             (self.said, self.flushing) = (0, true);
             self.shared.change(|state| state.said(word));
+        }
+    }
+
+    /// Writes what had to wait, as far as it may be written now.
+    fn poll_catch_up(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.backlog.is_empty() && self.flows() {
+            let most = self.backlog.len().min(self.at_once());
+            let piece = &self.backlog[..most];
+            let count = ready!(Pin::new(&mut self.stream).poll_write(context, piece))?;
+            self.outbound.wrote(&self.backlog[..count]);
+            self.backlog.drain(..count);
+            self.flushing = true;
+        }
+        if self.flushing {
+            ready!(Pin::new(&mut self.stream).poll_flush(context))?;
+            self.flushing = false;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn flows(&self) -> bool {
+        self.shared.lock().flows(self.outbound.within_frame())
+    }
+
+    /// How much may be written at once: the present frame only, when something is to be said after it.
+    fn at_once(&self) -> usize {
+        match self.phase() {
+            Phase::Flowing => usize::MAX,
+            _ => self.outbound.rest(),
         }
     }
 
@@ -497,15 +533,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Wire<S> {
         if matches!(phase, Phase::Ending | Phase::Over) {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
-        if !self.shared.lock().flows(self.outbound.within_frame()) {
-            // Woken by who changes the phase.
-            return Poll::Pending;
+        if !self.backlog.is_empty() || !self.flows() {
+            let room = BACKLOG.saturating_sub(self.backlog.len());
+            let taken = bytes.len().min(room);
+            if taken == 0 || phase == Phase::Held || self.shared.lock().side == Side::Guest {
+                // Woken by who changes the phase.
+                return Poll::Pending;
+            }
+            self.backlog.extend_from_slice(&bytes[..taken]);
+            return Poll::Ready(Ok(taken));
         }
-        // The present frame only, when something is to be said after it.
-        let most = match phase {
-            Phase::Flowing => bytes.len(),
-            _ => bytes.len().min(self.outbound.rest()),
-        };
+        let most = bytes.len().min(self.at_once());
         let count = ready!(Pin::new(&mut self.stream).poll_write(context, &bytes[..most]))?;
         self.outbound.wrote(&bytes[..count]);
         Poll::Ready(Ok(count))
@@ -616,6 +654,32 @@ mod tests {
         let said = tokio::time::timeout(Duration::from_millis(50), host.read(&mut rest)).await;
         // The test's stream ends with the channel that held it; a port does not.
         assert!(matches!(said, Err(_) | Ok(Ok(0))), "{said:?}");
+    }
+
+    #[tokio::test]
+    async fn r12_what_the_guest_asks_last_does_not_keep_it_from_being_heard() {
+        let (host, mut guest) = tokio::io::duplex(64 * 1024);
+        let (channel, _keep) = Channel::start(Box::new(host), Side::Host);
+        let answer = async {
+            assert_eq!(heard(&mut guest).await, Word::Hold);
+            // A ping asks for a pong, which may not be sent any more; the word comes behind it.
+            for number in 0..10 {
+                let ping = [0, 2, 0, 1, 0, 0, 0, 0, 0, 0, 0, number];
+                guest.write_all(&ping).await.unwrap();
+            }
+            guest.write_all(&Word::Held.frame()).await.unwrap();
+        };
+        let (held, ()) = tokio::join!(hold(&channel), answer);
+        drop(held);
+        assert_eq!(heard(&mut guest).await, Word::GoOn);
+        for number in 0..10 {
+            let mut pong = [0; HEADER];
+            // It may ask, too.
+            while pong[3] != 2 {
+                guest.read_exact(&mut pong).await.unwrap();
+            }
+            assert_eq!(pong, [0, 2, 0, 2, 0, 0, 0, 0, 0, 0, 0, number]);
+        }
     }
 
     #[tokio::test]

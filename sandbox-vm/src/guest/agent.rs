@@ -136,13 +136,18 @@ impl Shared {
     }
 
     /// Prepares the place, once: a machine that was saved after that is what it is, and its next host is told
-    /// what the first one was.
+    /// what the first one was. What commands get from then on is the new host's.
     async fn prepare(self: &Arc<Self>, wanted: Setup) -> Reply<Prepared> {
         let mut prepared = self.prepared.lock().await;
-        if prepared.is_none() {
-            *prepared = Some(setup::apply(self, wanted).await?);
+        if let Some(prepared) = &*prepared {
+            self.replace_settings(setup::Settings {
+                env: wanted.env,
+                limits: wanted.limits,
+            });
+            return Ok(prepared.clone());
         }
-        Ok(prepared.clone().unwrap_or_default())
+        let done = setup::apply(self, wanted).await?;
+        Ok(prepared.insert(done).clone())
     }
 
     fn welcome(&self, hello: &Hello) -> Reply<Welcome> {

@@ -64,6 +64,12 @@ Examples:
   sandbox template prune --max-size 1g --unused 7d
   sandbox template rm 3f9a        by the beginning of its name; sandboxes that run go on";
 
+const SNAPSHOT_EXAMPLES: &str = "\
+Examples:
+  sandbox snapshot create lab before-upgrade
+  sandbox restore lab before-upgrade
+  sandbox restore --workspaces lab before-upgrade   the folders here go back, too";
+
 const CP_EXAMPLES: &str = "\
 Examples:
   sandbox cp notes.txt lab:/tmp/
@@ -111,6 +117,12 @@ pub(crate) enum Verb {
     /// Look at and steer the synchronization of workspaces
     #[command(subcommand)]
     Sync(Sync),
+    /// Keep a sandbox as it is, with what runs in it, to go back to
+    #[command(subcommand, after_help = SNAPSHOT_EXAMPLES)]
+    Snapshot(MachineSnapshot),
+    /// Take a sandbox back to a snapshot: processes, files and memory inside as they were
+    #[command(after_help = SNAPSHOT_EXAMPLES)]
+    Restore(Restore),
     /// List and remove templates, the saved machines that new sandboxes are restored from
     #[command(subcommand, after_help = TEMPLATE_EXAMPLES)]
     Template(Template),
@@ -204,6 +216,27 @@ pub(crate) enum Sync {
     /// Keep the workspaces as they are here, to compare with and to go back to
     #[command(subcommand)]
     Snapshot(Snapshot),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum MachineSnapshot {
+    /// Take one; the sandbox runs on
+    Create(SnapshotRm),
+    /// List them, the oldest first
+    Ls(SyncStatus),
+    /// Remove one
+    Rm(SnapshotRm),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Restore {
+    /// Take the workspaces' folders here back, too; what they are now is kept as a snapshot of them
+    #[arg(long)]
+    pub(crate) workspaces: bool,
+    /// The sandbox
+    pub(crate) name: String,
+    /// The snapshot
+    pub(crate) snapshot: String,
 }
 
 #[derive(Debug, Subcommand)]

@@ -11,7 +11,7 @@
 //! | `session` | one command joined to this process's streams |
 //! | `interrupt`, `terminal` | signals, raw mode, window size |
 //! | `review`, `sync` | what the guest did to workspaces |
-//! | `list`, `remove`, `copy`, `network`, `template`, `doctor`, `setup` | the other verbs |
+//! | `list`, `remove`, `copy`, `network`, `rollback`, `template`, `doctor`, `setup` | the other verbs |
 //! | `progress`, `output`, `failure` | what a person sees while waiting, at the end, and when it fails |
 //!
 //! Exit status: that of the command inside, 128 + n when signal n ended it or this tool, 124 when its time
@@ -36,6 +36,7 @@ mod output;
 mod progress;
 mod remove;
 mod review;
+mod rollback;
 mod run;
 mod session;
 mod setup;
@@ -96,6 +97,8 @@ async fn dispatch(cli: Cli) -> Result<u8, Failure> {
         Verb::Apply(arguments) => review::apply(&dirs, &arguments).await,
         Verb::Discard(arguments) => review::discard(&dirs, &arguments).await,
         Verb::Sync(verb) => sync::sync(&dirs, verb).await,
+        Verb::Snapshot(verb) => rollback::snapshot(&dirs, verb).await,
+        Verb::Restore(arguments) => rollback::restore(&dirs, arguments).await,
         Verb::Template(verb) => template::template(&dirs, verb),
         Verb::Doctor(arguments) => doctor::doctor(&dirs, &arguments).await,
         Verb::Setup(arguments) => setup::setup(&dirs, &arguments).await,

@@ -50,8 +50,9 @@ const MAX_JOB: usize = 1 << 20;
 /// The lock that says that a watchdog lives.
 const CLAIM: &str = "watchdog.lock";
 
-/// Takes a watchdog's claim to a folder, so that no watchdog can begin or be at work there: the folder is
-/// the last of what its job names for removal after a dead owner. `None` while one lives.
+/// Takes the claim of watchdogs to a folder, so that none can begin or be at work there: the folder is the last of
+/// what their jobs name for removal after a dead owner. `None` while one lives. They share it among themselves, and the
+/// last one to live removes.
 ///
 /// # Errors
 ///

@@ -36,8 +36,7 @@ pub fn run() -> io::Result<()> {
     let _ = rustix::process::setsid();
     drop(std::env::set_current_dir("/"));
     let job = read_job()?;
-    // Held until this process ends, which is after the last removal.
-    let (_claim, mut child, output) = match claim_and_start(&job) {
+    let (claim, mut child, output) = match claim_and_start(&job) {
         Ok(started) => started,
         Err(error) => {
             remove_all(&job.remove);
@@ -49,9 +48,17 @@ pub fn run() -> io::Result<()> {
     let end = attend(&mut child, output)?;
     let (status, output) = (end.status, end.output);
     let mut left = remove_all(&job.remove);
-    if end.orphaned {
-        left.extend(remove_all(&job.remove_when_orphaned));
-    }
+    // Held until this process ends, which is after the last removal.
+    let _alone = match claim {
+        Some(claim) if end.orphaned => {
+            let alone = after_the_others(claim);
+            if alone.is_some() {
+                left.extend(remove_all(&job.remove_when_orphaned));
+            }
+            alone
+        }
+        claim => claim,
+    };
     tell(&Event::Ended {
         code: status.code(),
         signal: status.signal(),
@@ -70,11 +77,20 @@ fn read_job() -> io::Result<Job> {
     serde_json::from_slice(&line).map_err(io::Error::other)
 }
 
+/// Waits until no other watchdog of the folder lives: its child may still use what is to be removed. `None` when
+/// somebody has removed it meanwhile.
+fn after_the_others(claim: FileLock) -> Option<FileLock> {
+    let path = claim.path().to_owned();
+    drop(claim);
+    let alone = FileLock::acquire(&path);
+    alone.ok().filter(FileLock::is_in_place)
+}
+
 fn claim_and_start(job: &Job) -> io::Result<(Option<FileLock>, Child, OwnedFd)> {
     let claim = match job.remove_when_orphaned.last() {
         Some(folder) => {
-            let claim = super::claim(folder)?;
-            Some(claim.ok_or_else(|| io::Error::other("another watchdog lives"))?)
+            let claim = FileLock::try_acquire_shared(&folder.join(super::CLAIM))?;
+            Some(claim.ok_or_else(|| io::Error::other("somebody removes its files"))?)
         }
         None => None,
     };

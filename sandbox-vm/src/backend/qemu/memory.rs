@@ -217,7 +217,7 @@ fn areas(maps: &str, inode: u64, length: u64) -> Option<Vec<Area>> {
         });
     }
     areas.sort_by_key(|area| area.offset);
-    let mut covered = 0;
+    let mut covered = 0u64;
     for area in &areas {
         let aligned = [area.address, area.offset, area.length].map(|n| n % PAGE) == [0; 3];
         if !aligned || area.offset != covered {

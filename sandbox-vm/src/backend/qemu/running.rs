@@ -48,8 +48,8 @@ pub(super) struct Ancestry {
     memory: File,
     /// The beginning of its state ([`state::beginning`]).
     beginning: Vec<u8>,
-    /// Its disks, by their places; `None` for those that cannot be written to.
-    disks: Vec<Option<PathBuf>>,
+    /// Its disks, by their places, whatever they are called by now; `None` for those that cannot be written to.
+    disks: Vec<Option<File>>,
 }
 
 impl Ancestry {
@@ -61,13 +61,16 @@ impl Ancestry {
     ) -> io::Result<Self> {
         let mut bytes = state::read(File::open(state)?)?;
         bytes.truncate(state::beginning(&bytes)?);
-        let writable = |disk: &Disk| (!disk.read_only).then(|| disk.path.clone());
+        let writable = |disk: &Disk| {
+            let file = (!disk.read_only).then(|| File::open(&disk.path));
+            file.transpose()
+        };
         Ok(Self {
             key: key.clone(),
             tsc_khz,
             memory: File::open(memory)?,
             beginning: bytes,
-            disks: disks.iter().map(writable).collect(),
+            disks: disks.iter().map(writable).collect::<io::Result<_>>()?,
         })
     }
 }
@@ -78,7 +81,8 @@ struct Standing {
     /// The pages that were the machine's own at the first look.
     own: Vec<bool>,
     copy: File,
-    disks: Vec<(PathBuf, PathBuf)>,
+    /// Where the copies of the writable disks are to be, by their places.
+    disks: Vec<PathBuf>,
 }
 
 impl QemuMachine {
@@ -137,13 +141,13 @@ fn first_look(pid: u32, ancestry: &Ancestry, making: &Making) -> Result<Standing
     disk::fill(&ancestry.memory, &copy).map_err(failed)?;
     let own = memory.own().map_err(failed)?;
     memory.copy(&own, &copy, Writing::All).map_err(failed)?;
-    let disks = ancestry.disks.iter().enumerate();
-    let disks = disks.filter_map(|(place, path)| Some((path.clone()?, making.disk(place))));
     Ok(Standing {
         memory,
         own,
         copy,
-        disks: disks.collect(),
+        disks: (0..ancestry.disks.len())
+            .map(|place| making.disk(place))
+            .collect(),
     })
 }
 
@@ -187,8 +191,10 @@ fn second_look(standing: &Standing, ancestry: &Ancestry) -> Result<u64, Error> {
         let written = read.and_then(|()| standing.copy.write_all_at(&page, offset));
         written.map_err(failed)?;
     }
-    for (disk, copy) in &standing.disks {
-        disk::copy(disk, copy)?;
+    for (disk, copy) in ancestry.disks.iter().zip(&standing.disks) {
+        if let Some(disk) = disk {
+            disk::copy_open(disk, copy)?;
+        }
     }
     Ok(changed)
 }
