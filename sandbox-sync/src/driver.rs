@@ -22,6 +22,7 @@ use crate::safety::{Halt, Resolution};
 use crate::scan::Bounds;
 use crate::scope::Scope;
 use crate::session::{Order, halted};
+use crate::snapshot::Since;
 use crate::stage::Staging;
 use crate::watch::Watch;
 
@@ -62,6 +63,8 @@ pub(crate) async fn start(
         owner: None,
     };
     let replica = Replica::new(root, setup, watch.clone());
+    let place = (replica.root().clone(), watch.clone());
+    let since = Arc::new(Since::new(place, &options.lists));
     let engine = Engine {
         root: replica.root().clone(),
         host: Worker::new(replica),
@@ -75,6 +78,7 @@ pub(crate) async fn start(
     let mut driver = Driver {
         engine,
         watch,
+        since,
         events,
         standing,
         rested: Instant::now(),
@@ -150,6 +154,8 @@ enum Wake {
 struct Driver {
     engine: Engine,
     watch: Arc<Watch>,
+    /// What is known since the last snapshot.
+    since: Arc<Since>,
     events: broadcast::Sender<Event>,
     standing: Arc<Mutex<Standing>>,
     /// When as much time has passed since the last cycle as it took: cycles that nobody asked for never
@@ -169,10 +175,11 @@ impl Driver {
         let Self {
             engine,
             watch,
+            since,
             events,
             ..
         } = self;
-        drop((engine, watch, orders));
+        drop((engine, watch, since, orders));
         drop(events.send(Event::Ended));
     }
 

@@ -79,7 +79,11 @@ impl Replica {
         };
         let scanned = match self.watch.take() {
             Dirt::Paths(paths) if !thorough => self.scanner.look(place, (&mut self.tree, paths)),
-            _ => self.scanner.scan(place, &mut self.tree),
+            _ => {
+                let scanned = self.scanner.scan(place, &mut self.tree);
+                // Some of it no event may have told of.
+                scanned.inspect(|changed| self.watch.found(changed))
+            }
         };
         scanned.inspect_err(|_| self.watch.lose())
     }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! STORE/                      0700
-//!   format                    "sandbox snapshots 1\n"
+//!   format                    "sandbox snapshots 2\n"
 //!   lock                      shared by who writes or reads, exclusive for the collector
 //!   packs/DIGEST.pack         blobs: contents of files, listings of folders; see `pack`
 //!   spaces/SPACE/NAME.snap    one snapshot: the digest of its root's listing; see `manifest`
@@ -13,6 +13,7 @@
 //! where their contents say so, and the listing of a folder in which nothing changed is the one that is there.
 //! So a later snapshot reads what changed, asks for the facts of everything else, and writes little. Packs
 //! rather than a file for each blob, since most files are short and making one costs more than reading one.
+//! A session that takes a second one looks only at what its watch saw change since the first.
 //!
 //! # What is in one
 //!
@@ -73,6 +74,7 @@ mod packs;
 mod report;
 mod restore;
 mod retention;
+mod since;
 mod space;
 mod walk;
 
@@ -83,11 +85,13 @@ pub use report::{Against, Options, Restored, Snapshot, Taken};
 pub use retention::Retention;
 pub use space::Space;
 
+pub(crate) use since::Since;
+
 use damage::is_damage;
 use pack::sweep_partial;
 use packs::Packs;
 
-const FORMAT: &[u8] = b"sandbox snapshots 1\n";
+const FORMAT: &[u8] = b"sandbox snapshots 2\n";
 
 /// A folder of snapshots. Clones share what they know of it.
 ///

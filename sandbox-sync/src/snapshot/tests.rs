@@ -680,7 +680,7 @@ fn a_store_that_others_may_write_to_or_of_another_version_is_refused() {
         ErrorKind::PermissionDenied
     );
     fs::set_permissions(&store, fs::Permissions::from_mode(0o700)).unwrap();
-    fs::write(store.join("format"), "sandbox snapshots 2\n").unwrap();
+    fs::write(store.join("format"), "sandbox snapshots 1\n").unwrap();
     assert_eq!(
         Store::open(&store).unwrap_err().kind(),
         ErrorKind::Unsupported
