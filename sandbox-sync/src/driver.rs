@@ -84,16 +84,18 @@ pub(crate) async fn start(
         rested: Instant::now(),
         looked: Instant::now(),
         halt: None,
+        untidy: false,
     };
     driver
         .engine
         .recover()
         .await
         .map_err(|failure| failure.error)?;
-    let initial = driver
-        .cycle(resolution, true)
-        .await
-        .map_err(|failure| failure.error)?;
+    let initial = driver.cycle(resolution, true).await;
+    let mut initial = initial.map_err(|failure| failure.error)?;
+    initial.clip();
+    let kept = Arc::new(initial.clone());
+    driver.stand(|standing| standing.last = kept);
     Ok((initial, tokio::spawn(driver.run(orders))))
 }
 
@@ -165,11 +167,16 @@ struct Driver {
     looked: Instant,
     /// What the last cycle stopped for; it is told once, however often it is looked at again.
     halt: Option<Halt>,
+    /// A cycle had so much to do that what is kept of it lies scattered.
+    untidy: bool,
 }
 
 impl Driver {
     async fn run(mut self, mut orders: mpsc::Receiver<Order>) {
-        while self.step(&mut orders).await {}
+        self.tidy().await;
+        while self.step(&mut orders).await {
+            self.tidy().await;
+        }
         // Whoever asks still learns from the closed channel that the session is over. Root, lock and
         // stream are let go before anybody is told.
         let Self {
@@ -218,6 +225,19 @@ impl Driver {
         // The asker may have gone away; the cycle was run all the same.
         drop(answer.send(result.map_err(|failure| failure.error)));
         goes_on && !fatal
+    }
+
+    /// Hands back what a large cycle took, once the next one has let go of its report.
+    async fn tidy(&mut self) {
+        if std::mem::take(&mut self.engine.much) {
+            self.untidy = true;
+            release().await;
+        } else if std::mem::take(&mut self.untidy) {
+            if let Err(failure) = self.engine.compact().await {
+                tracing::debug!(error = %failure.error, "what is kept stays scattered");
+            }
+            release().await;
+        }
     }
 
     async fn wake(&mut self, orders: &mut mpsc::Receiver<Order>) -> Wake {
@@ -285,9 +305,6 @@ impl Driver {
                 }
                 let told = Report::clone(&report);
                 drop(report);
-                if std::mem::take(&mut self.engine.much) {
-                    release().await;
-                }
                 Ok(told)
             }
             Ok(Outcome::Halted(halt)) => {

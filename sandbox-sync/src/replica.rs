@@ -88,6 +88,13 @@ impl Replica {
         scanned.inspect_err(|_| self.watch.lose())
     }
 
+    /// Moves what the last scan found to memory of its own: between its pieces there may lie what the work took
+    /// that found it, and the kernel gets only whole pages back.
+    pub(crate) fn compact(&mut self) {
+        Arc::make_mut(&mut self.tree).compact();
+        self.watch.share(&self.tree);
+    }
+
     /// Starts a batch: stages what is at hand here, so that only the rest has to be sent.
     pub(crate) fn prepare(&self, ops: Vec<Op>) -> io::Result<Batch> {
         let setup = &self.setup;

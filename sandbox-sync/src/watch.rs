@@ -116,6 +116,13 @@ impl Watch {
         }
     }
 
+    /// Holds paths as `tree` holds them.
+    pub(crate) fn share(&self, tree: &crate::tree::Tree) {
+        if let Some(events) = &self.events {
+            events.share(tree);
+        }
+    }
+
     /// Calls a path dirty that we are about to change.
     pub(crate) fn mark(&self, path: &RelPath) {
         if let Some(events) = &self.events {

@@ -27,6 +27,30 @@ pub(super) struct Listed {
     pub(super) previous: Option<(Digest, Folder)>,
     /// Why it could not be read; `Ok` where it is gone.
     pub(super) failed: Option<Option<Reason>>,
+    /// The listing and what lies beneath, where it is stored already.
+    pub(super) stored: Option<(Digest, Beneath)>,
+}
+
+impl Listed {
+    /// Stores the listing of a folder in which everything is known.
+    pub(super) fn store(&mut self, writer: &Writer<'_>) -> io::Result<(Digest, Beneath)> {
+        let mut beneath = Beneath::default();
+        for (_, node) in &self.entries {
+            beneath.add(node);
+        }
+        let digest = match &self.previous {
+            Some((digest, previous)) if previous.0 == self.entries => *digest,
+            _ => {
+                let bytes = Folder(std::mem::take(&mut self.entries));
+                let encoded = bytes.encode()?;
+                self.entries = bytes.0;
+                let digest = Digest::of(&encoded);
+                writer.put(digest, &encoded)?;
+                digest
+            }
+        };
+        Ok((digest, beneath))
+    }
 }
 
 /// What one thread found.
@@ -110,22 +134,10 @@ impl Found {
                     (*listing, *beneath) = found;
                 }
             }
-            let mut beneath = Beneath::default();
-            for (_, node) in &folder.entries {
-                beneath.add(node);
-            }
-            let digest = match &folder.previous {
-                Some((digest, previous)) if previous.0 == folder.entries => *digest,
-                _ => {
-                    let bytes = Folder(std::mem::take(&mut folder.entries));
-                    let encoded = bytes.encode()?;
-                    folder.entries = bytes.0;
-                    let digest = Digest::of(&encoded);
-                    writer.put(digest, &encoded)?;
-                    digest
-                }
-            };
-            done[number] = Some((digest, beneath));
+            done[number] = Some(match folder.stored {
+                Some(stored) => stored,
+                None => folder.store(writer)?,
+            });
         }
         done[0].ok_or_else(|| io::Error::other("no root was read"))
     }

@@ -369,7 +369,7 @@ fn s52_a_file_that_is_being_written_is_said_to_be_torn_and_read_again() {
     place.write("log", vec![b'x'; 8 << 20]);
     place.write("still", "x");
     place.wait();
-    let ended = AtomicBool::new(false);
+    let (begun, ended) = (AtomicBool::new(false), AtomicBool::new(false));
     let taken = std::thread::scope(|scope| {
         scope.spawn(|| {
             use std::os::unix::fs::FileExt;
@@ -378,12 +378,14 @@ fn s52_a_file_that_is_being_written_is_said_to_be_torn_and_read_again() {
                 .open(place.root().join("log"))
                 .unwrap();
             for number in (0..u64::MAX).take_while(|_| !ended.load(Ordering::Relaxed)) {
+                begun.store(number > 0, Ordering::Relaxed);
                 file.write_all_at(&number.to_le_bytes(), number % 1_000)
                     .unwrap();
             }
         });
-        // Until the writer has begun.
-        std::thread::sleep(std::time::Duration::from_millis(20));
+        while !begun.load(Ordering::Relaxed) {
+            std::thread::yield_now();
+        }
         let taken = place.take("torn");
         ended.store(true, Ordering::Relaxed);
         taken

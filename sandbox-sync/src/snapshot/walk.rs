@@ -155,6 +155,7 @@ impl Walk<'_> {
             children: Vec::new(),
             previous: self.previous(job.previous)?,
             failed: None,
+            stored: None,
         };
         let look = match self.look(job.partly, &listed) {
             Ok(look) => look,
@@ -201,6 +202,10 @@ impl Walk<'_> {
                 Some(What::Is(node)) => listed.entries.push((Named(name), node)),
                 None => {}
             }
+        }
+        // Here, on all processors, where nothing beneath is waited for.
+        if let Some(writer) = self.writer.filter(|_| listed.children.is_empty()) {
+            listed.stored = Some(listed.store(writer)?);
         }
         Ok((listed, jobs))
     }

@@ -54,6 +54,9 @@ impl Events {
     pub(super) fn found(&self, _: &[RelPath]) {}
 
     #[allow(clippy::unused_self, reason = "the same shape as on Linux")]
+    pub(super) fn share(&self, _: &crate::tree::Tree) {}
+
+    #[allow(clippy::unused_self, reason = "the same shape as on Linux")]
     pub(super) fn shun(&self, _: &RelPath) {}
 
     #[allow(clippy::unused_self, reason = "the same shape as on Linux")]

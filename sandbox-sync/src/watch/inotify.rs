@@ -20,6 +20,7 @@ use super::{Depth, Dirt};
 use crate::path::RelPath;
 use crate::root::Root;
 use crate::rules::STAGING_PREFIX;
+use crate::tree::Tree;
 
 /// Everything that may change what a scan finds. Reading is not in it: our own scans do that.
 const MASK: WatchFlags = WatchFlags::CREATE
@@ -131,6 +132,15 @@ impl Events {
         let mut state = self.inner.state();
         for path in paths {
             state.kept.add(path.clone(), Depth::Beneath);
+        }
+    }
+
+    pub(super) fn share(&self, tree: &Tree) {
+        let mut state = self.inner.state();
+        for path in state.folders.values_mut().flatten() {
+            if let Some((same, _)) = tree.key_value(path) {
+                *path = same.clone();
+            }
         }
     }
 
