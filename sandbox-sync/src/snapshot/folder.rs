@@ -89,6 +89,8 @@ pub(crate) enum Contents {
     Whole,
     /// In several, listed by the recipe of this digest.
     Parts(Digest),
+    /// In a [clone](super::clones), which has the file's digest.
+    Clone,
 }
 
 /// What the kernel said of a file when it was read, besides what the file's entry says.

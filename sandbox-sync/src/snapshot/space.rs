@@ -22,6 +22,7 @@ use super::report::{Against, Options, Restored, Snapshot, Taken};
 use super::restore::Target;
 use super::retention::Retention;
 use super::since::{Known, Since, digest};
+use super::verify::{HurtSnapshot, Missing, Search};
 use super::walk::Walk;
 use super::{Store, failed, private};
 use crate::error::Error;
@@ -220,10 +221,12 @@ impl Space {
             patterns.is_empty() || chooses(path)
         });
         let outcome = outcome.map_err(failed("restore a snapshot"))?;
+        let (outcome, cloned) = outcome;
         Ok(Restored {
             before: manifest.name,
             done: outcome.done,
             refused: outcome.refused,
+            cloned,
         })
     }
 
@@ -273,6 +276,31 @@ impl Space {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Adds what of each snapshot is missing.
+    pub(super) fn verify(&self, search: &mut Search<'_>) -> io::Result<Vec<HurtSnapshot>> {
+        let (mut hurt, mut names) = (Vec::new(), self.names()?);
+        names.sort();
+        for name in names {
+            let mut missing = Missing::default();
+            let whole = match self.read(&name) {
+                Ok(manifest) => search.folder((None, manifest.tree), &mut missing)?,
+                Err(error) if is_damage(&error) => false,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => true,
+                Err(error) => return Err(error),
+            };
+            if !whole {
+                let (paths, more) = missing.named();
+                hurt.push(HurtSnapshot {
+                    space: self.name.clone(),
+                    name,
+                    paths,
+                    more,
+                });
+            }
+        }
+        Ok(hurt)
     }
 
     /// Returns the trees of all snapshots; each must be readable.
@@ -390,6 +418,8 @@ impl Space {
         // While there is a snapshot of it, everything is there that it needs: only then it is taken over
         // unread.
         let known = known.filter(|(tree, _)| previous().any(|one| one == *tree));
+        // What is hurt is looked for everywhere.
+        let known = known.filter(|_| !self.store.packs.is_hurt_at_all());
         let walk = Walk {
             root,
             rules: &setup.rules,
@@ -403,13 +433,13 @@ impl Space {
         walk.run()
     }
 
-    /// Takes a snapshot under the store's lock, and returns how many files were read and bytes added as well.
+    /// Takes a snapshot under the store's lock, and returns how many files were read, bytes added and files cloned.
     fn take(
         &self,
         lock: &FileLock,
         (root, setup, since): (&Root, &Setup, Option<&Since>),
         name: &mut dyn FnMut(Numbers) -> (Name, bool),
-    ) -> io::Result<(Manifest, (u64, u64))> {
+    ) -> io::Result<(Manifest, [u64; 3])> {
         let created = now();
         let writer = Writer::new(&self.store.packs);
         let by = (setup.digest, setup.bounds);
@@ -441,7 +471,7 @@ impl Space {
                     if let Some(since) = since {
                         since.taken(root, by, tree);
                     }
-                    return Ok((manifest, (found.read, added)));
+                    return Ok((manifest, [found.read, added, writer.cloned()]));
                 }
             }
         }

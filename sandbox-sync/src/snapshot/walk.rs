@@ -25,6 +25,7 @@ use std::time::Duration;
 use fastcdc::v2020::StreamCDC;
 use rustix::fs::FileType;
 
+use super::clones;
 use super::damage::is_damage;
 use super::folder::{Beneath, Contents, File, Folder, Named, Node, PERMISSIONS, Recipe, Seen};
 use super::found::{Found, Listed, Part};
@@ -318,7 +319,9 @@ impl Walk<'_> {
                 };
                 Ok(Some(What::Enter(job, facts.mode & PERMISSIONS)))
             }
-            (FileType::RegularFile, Some(Node::File(file))) if file.is_still(&facts) => {
+            (FileType::RegularFile, Some(Node::File(file)))
+                if file.is_still(&facts) && !self.packs.is_hurt(file) =>
+            {
                 Ok(Some(What::Is(Node::File(file.clone()))))
             }
             (FileType::RegularFile, _) if facts.size > self.bounds.file_bytes => {
@@ -397,6 +400,11 @@ impl Walk<'_> {
             Some(writer) => writer.put(digest, blob).map_err(Unread::Store),
             None => Ok(()),
         };
+        if let Some(writer) = self.writer.filter(|_| size >= clones::LEAST)
+            && let Some((digest, size)) = writer.put_clone(file, size).map_err(Unread::Store)?
+        {
+            return Ok((digest, size, Contents::Clone));
+        }
         let mut file = file.take(size);
         if size <= WHOLE as u64 {
             part.buffer.clear();

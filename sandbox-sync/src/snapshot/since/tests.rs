@@ -258,6 +258,20 @@ fn i7_an_ignored_folder_that_is_gone_is_not_in_the_next_snapshot() {
     assert_eq!(watched.compare().snapshot.counts.untracked, 0);
 }
 
+#[test]
+fn i15_what_is_hurt_is_stored_anew_although_nothing_is_dirty() {
+    let mut watched = Watched::new();
+    watched.write("a/b", "1");
+    watched.replica.scan(false).unwrap();
+    watched.take();
+    for pack in fs::read_dir(watched.place.path().join("store/packs")).unwrap() {
+        fs::remove_file(pack.unwrap().path()).unwrap();
+    }
+    assert_eq!(watched.store().verify().unwrap().hurt.len(), 1);
+    assert_eq!(watched.compare().read, 1);
+    assert_eq!(watched.store().verify().unwrap().hurt, []);
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     Write(String, u8),
