@@ -182,5 +182,6 @@ pub(crate) fn digest_of(file: &mut impl io::Read) -> io::Result<(Digest, u64)> {
     }
 }
 
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(target_os = "linux")]
+#[cfg(test)]
 mod tests;

@@ -425,7 +425,9 @@ impl Space {
             rules: &setup.rules,
             bounds: setup.bounds,
             packs: &self.store.packs,
-            previous: known.map(|(tree, _)| *tree).or_else(|| previous().last()),
+            previous: known
+                .map(|(tree, _)| *tree)
+                .or_else(|| previous().next_back()),
             now: now(),
             dirt: known.map(|(_, dirt)| dirt),
             writer,

@@ -387,8 +387,8 @@ fn s52_a_file_that_is_being_written_is_said_to_be_torn_and_read_again() {
             std::thread::yield_now();
         }
         // Where processors are few the writer may get none while the file is read.
-        let takes = (0..50).map(|number| place.take(&format!("torn-{number}")));
-        let taken = takes.filter(|taken| !taken.snapshot.torn.is_empty()).next();
+        let mut takes = (0..50).map(|number| place.take(&format!("torn-{number}")));
+        let taken = takes.find(|taken| !taken.snapshot.torn.is_empty());
         ended.store(true, Ordering::Relaxed);
         taken.expect("a file that is written all the time is torn")
     });
