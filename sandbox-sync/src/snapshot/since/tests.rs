@@ -191,6 +191,11 @@ fn i7_what_shakes_the_watch_has_everything_looked_at() {
     behind(&watched, "22");
     watched.watch.lose();
     assert_eq!(watched.compare().read, 1, "the watch was lost");
+    // From here on it vouches again.
+    watched.replica.scan(false).unwrap();
+    watched.take();
+    assert_ne!(watched.watch.renew(), Dirt::Everything);
+    watched.take();
 
     behind(&watched, "333");
     let options = watched.options.clone();
