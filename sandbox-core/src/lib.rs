@@ -96,7 +96,7 @@ pub use sandbox_vm::{self as vm, Hypervisor};
 #[cfg(unix)]
 pub use saved::SandboxSnapshot;
 #[cfg(unix)]
-pub use snapshots::{RestoreReport, WorkspaceSnapshot};
+pub use snapshots::{HurtSnapshot, RestoreReport, WorkspaceSnapshot};
 pub use spec::{ExtraDisk, Limits, Tmpfs, Workspace};
 pub use upstream::UpstreamProxy;
 pub use workspace::{Changes, ReviewReport, SyncReport, SyncStatus, WorkspaceChanges};

@@ -29,7 +29,7 @@ use crate::progress::Progress;
 #[cfg(unix)]
 use crate::saved::{SandboxSnapshot, Saved, workspaces_name};
 #[cfg(unix)]
-use crate::snapshots::{RestoreReport, Snapshots, WorkspaceSnapshot};
+use crate::snapshots::{HurtSnapshot, RestoreReport, Snapshots, WorkspaceSnapshot};
 use crate::spec::Spec;
 #[cfg(unix)]
 use crate::spec::Workspace;
@@ -383,6 +383,18 @@ impl Sandbox {
         }
         let (name, patterns) = (name.to_owned(), patterns.to_vec());
         self.at_rest(move |snapshots, workspaces| snapshots.restore(workspaces, (&name, &patterns)))
+            .await
+    }
+
+    /// Reads and verifies all snapshots there are, and lists those of this sandbox that cannot be restored whole.
+    /// The next snapshot stores anew what of them the folders outside still have.
+    ///
+    /// # Errors
+    ///
+    /// As [`Sandbox::workspace_snapshots`].
+    #[cfg(unix)]
+    pub async fn verify_workspace_snapshots(&self) -> Result<Vec<HurtSnapshot>, Error> {
+        self.at_rest(|snapshots, workspaces| snapshots.verify(workspaces))
             .await
     }
 

@@ -54,6 +54,20 @@ pub struct RestoreReport {
     pub refused: Vec<String>,
 }
 
+/// A snapshot of one workspace that cannot be restored whole.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct HurtSnapshot {
+    /// The folder outside.
+    pub workspace: PathBuf,
+    /// What it is called.
+    pub name: String,
+    /// What of it is damaged or missing, at most a hundred paths; none where that is all of it.
+    pub paths: Vec<String>,
+    /// How many more paths there are.
+    pub more: u64,
+}
+
 /// Where the snapshots of one sandbox are.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Snapshots {
@@ -161,6 +175,24 @@ impl Snapshots {
             let restored = space.restore(&workspace.host, (name, &patterns), &options);
             Ok(restored_of(workspace, &restored.map_err(failed)?))
         })
+    }
+
+    /// Reads and verifies everything, and lists what is hurt of these workspaces.
+    pub(crate) fn verify(&self, workspaces: &[Workspace]) -> Result<Vec<HurtSnapshot>, Error> {
+        let store = Store::open(&self.store).map_err(failed)?;
+        let found = store.verify().map_err(failed)?;
+        let mut all = Vec::new();
+        for (index, workspace) in workspaces.iter().enumerate() {
+            let space = format!("{}.{index}", self.sandbox);
+            let own = found.hurt.iter().filter(|one| one.space.as_str() == space);
+            all.extend(own.map(|one| HurtSnapshot {
+                workspace: workspace.host.clone(),
+                name: one.name.to_string(),
+                paths: one.paths.iter().map(ToString::to_string).collect(),
+                more: one.more,
+            }));
+        }
+        Ok(all)
     }
 
     /// Removes a snapshot of every workspace that has it.

@@ -87,6 +87,11 @@ impl Base {
         }
     }
 
+    /// Holds what `other` holds wherever the two are equal.
+    pub(crate) fn share_all(&mut self, other: &Tree) {
+        Arc::make_mut(&mut self.tree).share_all(other);
+    }
+
     /// Takes in what was agreed, items or paths where nothing is, and writes it down, if that changes
     /// anything.
     pub(crate) fn record(&mut self, agreed: Vec<Result<Item, RelPath>>) -> io::Result<()> {

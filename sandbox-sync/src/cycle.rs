@@ -173,6 +173,19 @@ impl Engine {
         Ok(None)
     }
 
+    /// Moves what all trees hold to memory of its own, so that what the work before took can be handed back.
+    pub(crate) async fn compact(&mut self) -> Result<(), Failure> {
+        let compact = |replica: &mut Replica| {
+            replica.compact();
+            replica.tree().clone()
+        };
+        let host = self.host.run(compact).await;
+        let host = host.map_err(Failure::local("look at the host's tree"))?;
+        self.peer.share_all(&host);
+        let shared = self.base.run(move |base| base.share_all(&host)).await;
+        shared.map_err(Failure::local("look at the base"))
+    }
+
     /// Has all trees hold once what they agree on.
     async fn share(&mut self, changed: Vec<RelPath>) -> Result<(), Failure> {
         if changed.is_empty() {

@@ -22,6 +22,7 @@ use crate::safety::{Halt, Resolution};
 use crate::scan::Bounds;
 use crate::scope::Scope;
 use crate::session::{Order, halted};
+use crate::snapshot::Since;
 use crate::stage::Staging;
 use crate::watch::Watch;
 
@@ -62,6 +63,8 @@ pub(crate) async fn start(
         owner: None,
     };
     let replica = Replica::new(root, setup, watch.clone());
+    let place = (replica.root().clone(), watch.clone());
+    let since = Arc::new(Since::new(place, &options.lists));
     let engine = Engine {
         root: replica.root().clone(),
         host: Worker::new(replica),
@@ -75,21 +78,24 @@ pub(crate) async fn start(
     let mut driver = Driver {
         engine,
         watch,
+        since,
         events,
         standing,
         rested: Instant::now(),
         looked: Instant::now(),
         halt: None,
+        untidy: false,
     };
     driver
         .engine
         .recover()
         .await
         .map_err(|failure| failure.error)?;
-    let initial = driver
-        .cycle(resolution, true)
-        .await
-        .map_err(|failure| failure.error)?;
+    let initial = driver.cycle(resolution, true).await;
+    let mut initial = initial.map_err(|failure| failure.error)?;
+    initial.clip();
+    let kept = Arc::new(initial.clone());
+    driver.stand(|standing| standing.last = kept);
     Ok((initial, tokio::spawn(driver.run(orders))))
 }
 
@@ -150,6 +156,8 @@ enum Wake {
 struct Driver {
     engine: Engine,
     watch: Arc<Watch>,
+    /// What is known since the last snapshot.
+    since: Arc<Since>,
     events: broadcast::Sender<Event>,
     standing: Arc<Mutex<Standing>>,
     /// When as much time has passed since the last cycle as it took: cycles that nobody asked for never
@@ -159,20 +167,26 @@ struct Driver {
     looked: Instant,
     /// What the last cycle stopped for; it is told once, however often it is looked at again.
     halt: Option<Halt>,
+    /// A cycle had so much to do that what is kept of it lies scattered.
+    untidy: bool,
 }
 
 impl Driver {
     async fn run(mut self, mut orders: mpsc::Receiver<Order>) {
-        while self.step(&mut orders).await {}
+        self.tidy().await;
+        while self.step(&mut orders).await {
+            self.tidy().await;
+        }
         // Whoever asks still learns from the closed channel that the session is over. Root, lock and
         // stream are let go before anybody is told.
         let Self {
             engine,
             watch,
+            since,
             events,
             ..
         } = self;
-        drop((engine, watch, orders));
+        drop((engine, watch, since, orders));
         drop(events.send(Event::Ended));
     }
 
@@ -211,6 +225,19 @@ impl Driver {
         // The asker may have gone away; the cycle was run all the same.
         drop(answer.send(result.map_err(|failure| failure.error)));
         goes_on && !fatal
+    }
+
+    /// Hands back what a large cycle took, once the next one has let go of its report.
+    async fn tidy(&mut self) {
+        if std::mem::take(&mut self.engine.much) {
+            self.untidy = true;
+            release().await;
+        } else if std::mem::take(&mut self.untidy) {
+            if let Err(failure) = self.engine.compact().await {
+                tracing::debug!(error = %failure.error, "what is kept stays scattered");
+            }
+            release().await;
+        }
     }
 
     async fn wake(&mut self, orders: &mut mpsc::Receiver<Order>) -> Wake {
@@ -278,9 +305,6 @@ impl Driver {
                 }
                 let told = Report::clone(&report);
                 drop(report);
-                if std::mem::take(&mut self.engine.much) {
-                    release().await;
-                }
                 Ok(told)
             }
             Ok(Outcome::Halted(halt)) => {

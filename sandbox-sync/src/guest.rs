@@ -324,6 +324,8 @@ impl Guest {
     async fn release_if(&mut self, many: bool) -> Result<(), Error> {
         if many {
             self.flush().await?;
+            let compacted = self.replica.run(Replica::compact).await;
+            compacted.map_err(work_error)?;
             release().await;
         }
         Ok(())

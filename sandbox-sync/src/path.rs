@@ -109,6 +109,11 @@ impl RelPath {
         Self([&self.0, &b"\x01"[..]].concat().into())
     }
 
+    /// Returns the same path in memory of its own.
+    pub(crate) fn apart(&self) -> Self {
+        Self(Arc::from(&*self.0))
+    }
+
     /// Tells whether [`RelPath::join`] would refuse each of these names, which are `longest` bytes or less.
     pub(crate) fn is_too_long_for(folder: Option<&Self>, longest: usize) -> bool {
         let (length, depth) = folder.map_or((0, 0), |path| (path.0.len() + 1, path.depth()));

@@ -93,6 +93,11 @@ impl Peer {
         &self.tree
     }
 
+    /// Holds what `other` holds wherever the two are equal.
+    pub(crate) fn share_all(&mut self, other: &Tree) {
+        self.tree.share_all(other);
+    }
+
     /// Returns what is notified when the guest hints that something changed.
     pub(crate) fn hint(&self) -> Arc<Notify> {
         self.dirty.clone()

@@ -79,9 +79,20 @@ impl Replica {
         };
         let scanned = match self.watch.take() {
             Dirt::Paths(paths) if !thorough => self.scanner.look(place, (&mut self.tree, paths)),
-            _ => self.scanner.scan(place, &mut self.tree),
+            _ => {
+                let scanned = self.scanner.scan(place, &mut self.tree);
+                // Some of it no event may have told of.
+                scanned.inspect(|changed| self.watch.found(changed))
+            }
         };
         scanned.inspect_err(|_| self.watch.lose())
+    }
+
+    /// Moves what the last scan found to memory of its own: between its pieces there may lie what the work took
+    /// that found it, and the kernel gets only whole pages back.
+    pub(crate) fn compact(&mut self) {
+        Arc::make_mut(&mut self.tree).compact();
+        self.watch.share(&self.tree);
     }
 
     /// Starts a batch: stages what is at hand here, so that only the rest has to be sent.

@@ -104,9 +104,32 @@ pub struct Report {
     pub problems: Vec<Problem>,
     /// What is there and not synchronized: masked, special, leading out.
     pub untracked: Vec<Untracked>,
+    /// How many more changes of the host's tree there were than are listed, see [`Report::MOST_KEPT`].
+    pub more_to_host: u64,
+    /// The same of the guest's tree.
+    pub more_to_guest: u64,
 }
 
 impl Report {
+    /// How many changes of each tree the report of a session's first cycle lists: the session keeps it, and
+    /// a first copy would make it the largest thing that it keeps. All other reports list everything.
+    pub const MOST_KEPT: usize = 100;
+
+    /// Lists no more changes than are kept, and has nothing in common with what is in memory anyway.
+    pub(crate) fn clip(&mut self) {
+        for (changes, more) in [
+            (&mut self.to_host, &mut self.more_to_host),
+            (&mut self.to_guest, &mut self.more_to_guest),
+        ] {
+            *more += changes.len().saturating_sub(Self::MOST_KEPT) as u64;
+            changes.truncate(Self::MOST_KEPT);
+            changes.shrink_to_fit();
+            for change in changes {
+                change.path = change.path.apart();
+            }
+        }
+    }
+
     /// Tells whether the two sides agree, what is held, untracked or ignored aside.
     #[must_use]
     pub fn is_settled(&self) -> bool {

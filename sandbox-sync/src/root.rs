@@ -134,6 +134,11 @@ impl Root {
             .is_ok_and(|facts| (facts.device, facts.inode) == (self.device, self.inode))
     }
 
+    /// Tells whether both are one folder.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        (self.device, self.inode) == (other.device, other.inode)
+    }
+
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }

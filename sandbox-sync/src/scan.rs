@@ -40,7 +40,7 @@ const RACY: Duration = Duration::from_secs(2);
 pub(crate) const BUFFER: usize = 128 * 1024;
 
 /// What bounds a scan.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Bounds {
     pub(crate) entries: usize,
     pub(crate) file_bytes: u64,

@@ -43,10 +43,14 @@ pub(crate) enum Order {
 
 /// Work on the host's root that no cycle comes between; it answers by itself.
 #[cfg(unix)]
-pub(crate) struct Alone(pub(crate) Box<Work>);
+pub(crate) struct Alone {
+    pub(crate) work: Box<Work>,
+    /// Whether it writes to the root.
+    pub(crate) writes: bool,
+}
 
 #[cfg(unix)]
-type Work = dyn FnOnce(Result<&crate::root::Root, Error>) + Send;
+type Work = dyn FnOnce(Result<&crate::snapshot::Since, Error>) + Send;
 
 #[cfg(unix)]
 impl std::fmt::Debug for Alone {
@@ -208,6 +212,10 @@ impl Session {
     /// Takes a [snapshot](crate::snapshot) of the host's folder between two cycles; without a name, an
     /// automatic one.
     ///
+    /// From the second one on, with the same lists as the session's own, only what the watch saw change since
+    /// the last is looked at; what changes without an event is found as by a cycle, see
+    /// [`Options::with_timing`].
+    ///
     /// Dropping the future does not interrupt it.
     ///
     /// # Errors
@@ -221,9 +229,10 @@ impl Session {
         options: crate::snapshot::Options,
     ) -> Result<crate::snapshot::Taken, Error> {
         let (space, name) = (space.clone(), name.map(str::to_owned));
-        self.alone(move |root| match name {
-            Some(name) => space.snapshot(root?.path(), &name, &options),
-            None => space.snapshot_automatic(root?.path(), &options),
+        self.alone(false, move |since| {
+            let since = since?;
+            let root = since.root().path();
+            space.snapshot_since((root, Some(since)), name.as_deref(), &options)
         })
         .await
     }
@@ -246,9 +255,11 @@ impl Session {
         options: crate::snapshot::Options,
     ) -> Result<crate::snapshot::Restored, Error> {
         let (space, name, patterns) = (space.clone(), name.to_owned(), patterns.to_vec());
-        self.alone(move |root| {
+        self.alone(true, move |since| {
             let patterns: Vec<&str> = patterns.iter().map(String::as_str).collect();
-            space.restore_locked(root?, (&name, &patterns), &options)
+            let since = since?;
+            let place = (since.root(), Some(since));
+            space.restore_locked(place, (&name, &patterns), &options)
         })
         .await
     }
@@ -256,12 +267,15 @@ impl Session {
     #[cfg(unix)]
     async fn alone<T: Send + 'static>(
         &self,
-        work: impl FnOnce(Result<&crate::root::Root, Error>) -> Result<T, Error> + Send + 'static,
+        writes: bool,
+        work: impl FnOnce(Result<&crate::snapshot::Since, Error>) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
         self.ask(|answer| {
             // Whoever asked may have gone away.
-            let work = move |root: Result<&crate::root::Root, Error>| drop(answer.send(work(root)));
-            Order::Alone(Alone(Box::new(work)))
+            let work =
+                move |since: Result<&crate::snapshot::Since, Error>| drop(answer.send(work(since)));
+            let work = Box::new(work);
+            Order::Alone(Alone { work, writes })
         })
         .await
     }

@@ -10,7 +10,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -101,7 +101,7 @@ impl Staging {
             }
         };
         let flags =
-            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         // Without an owner of its own the file gets what the process's umask leaves.
         let mode = match (self.owner.is_some(), executable) {
             (true, true) => 0o755,
@@ -323,6 +323,24 @@ impl StagedFile {
         Ok(())
     }
 
+    /// Takes over all blocks of a source, as far as the file system can share them, and reads what came of
+    /// it; `false`, and nothing is done, where it cannot. Nothing may have been written before.
+    pub(crate) fn share(&mut self, source: &File) -> io::Result<bool> {
+        if !share_blocks(&self.file, source)? {
+            return Ok(false);
+        }
+        if self.file.metadata()?.len() != self.content.1 {
+            return Err(mismatch());
+        }
+        let mut buffer = vec![0; BUFFER];
+        loop {
+            match self.file.read(&mut buffer)? {
+                0 => return Ok(true),
+                read => drop(self.hasher.update(&buffer[..read])),
+            }
+        }
+    }
+
     /// Appends everything from a source of our own.
     pub(crate) fn copy(&mut self, source: &mut impl Read) -> io::Result<()> {
         let mut buffer = vec![0; BUFFER];
@@ -381,6 +399,30 @@ fn system_time((seconds, nanos): Modified) -> Option<SystemTime> {
         UNIX_EPOCH.checked_add(whole)
     };
     time?.checked_add(Duration::from_nanos(nanos.min(999_999_999).into()))
+}
+
+/// Makes `to`, which is empty, a file of the same blocks as `from`; `false` where the file system cannot.
+#[cfg(target_os = "linux")]
+pub(crate) fn share_blocks(to: impl AsFd, from: impl AsFd) -> io::Result<bool> {
+    match rustix::fs::ioctl_ficlone(to, from) {
+        Ok(()) => Ok(true),
+        // Another file system; one that cannot; one that cannot with these two files.
+        Err(
+            Errno::XDEV
+            | Errno::OPNOTSUPP
+            | Errno::NOTTY
+            | Errno::INVAL
+            | Errno::NOSYS
+            | Errno::PERM,
+        ) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Elsewhere it is not tried.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn share_blocks(_: impl AsFd, _: impl AsFd) -> io::Result<bool> {
+    Ok(false)
 }
 
 /// Makes files durable: a few one by one, many with one flush of their file system.

@@ -239,6 +239,20 @@ impl Tree {
         self.0 = std::mem::take(&mut self.0).into_iter().collect();
     }
 
+    /// Moves everything to memory of its own, one after the other: what is freed then is whole pages.
+    pub(crate) fn compact(&mut self) {
+        self.0 = self.0.iter().map(Item::apart).collect();
+    }
+
+    /// Holds what `other` holds wherever the two are equal.
+    pub(crate) fn share_all(&mut self, other: &Self) {
+        let own = |item: Item| match other.same(item.path(), item.entry()) {
+            Some(same) => same,
+            None => item,
+        };
+        self.0 = std::mem::take(&mut self.0).into_iter().map(own).collect();
+    }
+
     /// Returns what is at `path`, where that is `entry`, as other trees can hold it.
     pub(crate) fn same(&self, path: &RelPath, entry: &Entry) -> Option<Item> {
         let item = self.item(path).filter(|item| item.entry() == entry);

@@ -14,7 +14,12 @@
 //!
 //! Some changes make no event at all: those of another machine on a network file system, through another
 //! hard link outside the root, through a shared mapping until it is let go. So every root is still read
-//! whole from time to time. Elsewhere than on Linux events are only hints, and every cycle reads everything.
+//! whole from time to time.
+//!
+//! Beside what the next cycle has to look at, the watch keeps what the next snapshot has to look at: the same
+//! events, since the last one ([`Watch::renew`]). It begins with what no scan had looked at by then, since the
+//! folders in it may not be watched, keeps what whole scans find without an event, and never leaves out what
+//! lies in a folder that could not be read. Elsewhere than on Linux events are only hints, and every cycle reads everything.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -89,6 +94,33 @@ impl Watch {
     /// or says that it could not with [`Watch::lose`].
     pub(crate) fn take(&self) -> Dirt {
         self.events.as_ref().map_or(Dirt::Everything, Events::take)
+    }
+
+    /// Returns what may have changed since the last call, `Everything` at first and where that is not known,
+    /// and begins anew with what no scan has looked at yet: a folder in it may not be watched.
+    pub(crate) fn renew(&self) -> Dirt {
+        self.events.as_ref().map_or(Dirt::Everything, Events::renew)
+    }
+
+    /// Calls paths dirty for [`Watch::renew`] that changed without an event.
+    pub(crate) fn found(&self, paths: &[RelPath]) {
+        if let Some(events) = &self.events {
+            events.found(paths);
+        }
+    }
+
+    /// Notes that a folder could not be read, and is not watched for all that anybody knows.
+    pub(crate) fn shun(&self, path: &RelPath) {
+        if let Some(events) = &self.events {
+            events.shun(path);
+        }
+    }
+
+    /// Holds paths as `tree` holds them.
+    pub(crate) fn share(&self, tree: &crate::tree::Tree) {
+        if let Some(events) = &self.events {
+            events.share(tree);
+        }
     }
 
     /// Calls a path dirty that we are about to change.

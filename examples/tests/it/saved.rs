@@ -55,6 +55,8 @@ fn what_was_kept_comes_back_and_goes_when_it_is_told_to() {
         .map(|one| one["name"].as_str().unwrap())
         .collect();
     assert_eq!(names, ["auto-000001", "first", "auto-000002"]);
+    let sound = place.run(&["sync", "snapshot", "verify", NAME]);
+    assert_eq!(sound.exited(0).stdout(), "");
     let listed = place.run(&["sync", "snapshot", "ls", NAME]).exited(0);
     assert!(listed.stdout().contains("1 files, 4 bytes"), "{listed:?}");
 

@@ -23,3 +23,6 @@ pub mod templates {}
 
 #[doc = include_str!("0008-running-snapshots.md")]
 pub mod running_snapshots {}
+
+#[doc = include_str!("0009-clones.md")]
+pub mod clones {}

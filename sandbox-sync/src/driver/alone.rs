@@ -8,13 +8,15 @@ use crate::session::Alone;
 
 impl Driver {
     /// Has the work done, which answers, and brings what it did to the other side; `false` ends the session.
-    pub(super) async fn alone(&mut self, Alone(work): Alone) -> bool {
-        // The next plan is one for everything: what is done here comes from no plan.
-        self.engine.scope.widen();
-        let root = self.engine.root.clone();
-        let writes = self.engine.options.writes_to_host();
-        let done = tokio::task::spawn_blocking(move || match writes {
-            true => work(Ok(&root)),
+    pub(super) async fn alone(&mut self, Alone { work, writes }: Alone) -> bool {
+        let may = !writes || self.engine.options.writes_to_host();
+        if writes {
+            // The next plan is one for everything: what is done here comes from no plan.
+            self.engine.scope.widen();
+        }
+        let since = self.since.clone();
+        let done = tokio::task::spawn_blocking(move || match may {
+            true => work(Ok(&since)),
             false => {
                 let detail = "the workspace is read-only";
                 work(Err(Error::new(
@@ -30,6 +32,7 @@ impl Driver {
                 std::io::Error::other(error),
             ));
         }
-        self.unasked(true).await
+        // A hint may have come just before, and only what writes may have made no event.
+        self.unasked(writes).await
     }
 }

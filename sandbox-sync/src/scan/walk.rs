@@ -140,8 +140,18 @@ impl Walk<'_> {
             _ if errno == Some(Errno::XDEV) => Some(Reason::OtherFilesystem),
             _ => Some(Reason::Unreadable),
         };
+        if reason.is_some() {
+            self.shun(path);
+        }
         worker.found.failed.insert(path.clone(), reason);
         Ok(())
+    }
+
+    /// Has the watch know that it does not see what lies beneath a path.
+    fn shun(&self, path: &RelPath) {
+        if let Some(watch) = self.watch {
+            watch.shun(path);
+        }
     }
 
     fn read(&self, task: &Task, worker: &mut Worker) -> io::Result<()> {
@@ -220,7 +230,13 @@ impl Walk<'_> {
                 Ok(Some(facts)) => return self.thing(child, facts, worker),
                 // Gone between the listing and now.
                 Ok(None) => None,
-                Err(_) => Some(Entry::Untracked(Reason::Unreadable)),
+                Err(_) => {
+                    // It may be a folder.
+                    if let Some(path) = child.path() {
+                        self.shun(&path);
+                    }
+                    Some(Entry::Untracked(Reason::Unreadable))
+                }
             },
         };
         child.is(entry, (0, &mut worker.found));

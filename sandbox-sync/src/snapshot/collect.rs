@@ -26,7 +26,8 @@ const SHORT: u64 = 16 << 20;
 pub struct Collected {
     /// How many blobs the snapshots need.
     pub blobs: u64,
-    /// How many bytes less the packs take.
+    /// How many bytes less the packs take, and how long the clones were that went: what they shared with
+    /// other files takes its room still.
     pub freed: u64,
 }
 
@@ -36,9 +37,9 @@ pub(crate) fn collect(
     packs: &Packs,
     trees: impl IntoIterator<Item = Digest>,
 ) -> io::Result<Collected> {
-    let mut needed = HashSet::new();
+    let (mut needed, mut clones) = (HashSet::new(), HashSet::new());
     for tree in trees {
-        mark(packs, tree, &mut needed)?;
+        mark(packs, tree, (&mut needed, &mut clones))?;
     }
     sweep_partial(packs.folder())?;
     let before = packs.all();
@@ -66,14 +67,19 @@ pub(crate) fn collect(
     fs::File::open(packs.folder())?.sync_all()?;
     packs.refresh()?;
     let long = |packs: &[Arc<Pack>]| packs.iter().map(|pack| pack.length).sum::<u64>();
+    let cloned = packs.clones.collect(&clones)?;
     Ok(Collected {
-        blobs: needed.len() as u64,
-        freed: long(&before).saturating_sub(long(&packs.all())),
+        blobs: (needed.len() + clones.len()) as u64,
+        freed: long(&before).saturating_sub(long(&packs.all())) + cloned,
     })
 }
 
 /// Adds everything that a tree needs.
-fn mark(packs: &Packs, tree: Digest, needed: &mut HashSet<Digest>) -> io::Result<()> {
+fn mark(
+    packs: &Packs,
+    tree: Digest,
+    (needed, clones): (&mut HashSet<Digest>, &mut HashSet<Digest>),
+) -> io::Result<()> {
     let mut rest = vec![tree];
     while let Some(listing) = rest.pop() {
         if !needed.insert(listing) {
@@ -84,6 +90,7 @@ fn mark(packs: &Packs, tree: Digest, needed: &mut HashSet<Digest>) -> io::Result
                 Node::Folder { listing, .. } => rest.push(listing),
                 Node::File(file) => match file.contents {
                     Contents::Whole => drop(needed.insert(file.digest)),
+                    Contents::Clone => drop(clones.insert(file.digest)),
                     Contents::Parts(recipe) => {
                         if needed.insert(recipe) {
                             needed.extend(Recipe::decode(&packs.read(&recipe)?)?.0);

@@ -2,13 +2,15 @@
 //!
 //! A folder lists its names in order, each with what is there. What is beneath a folder in it is named by the
 //! digest of that folder's bytes, so equal folders are stored once, however many snapshots have them, and a
-//! snapshot in which one file changed adds the folders above that file and nothing else.
+//! snapshot in which one file changed adds the folders above that file and nothing else. Beside that digest
+//! stands what lies beneath in all, so a folder that is taken over unread still counts.
 
 use std::io;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::damage::damaged;
+use super::manifest::Counts;
 use crate::root::Facts;
 use crate::stage::Modified;
 use crate::tree::{Digest, Entry, Reason};
@@ -22,11 +24,48 @@ pub(crate) enum Node {
     Folder {
         listing: Digest,
         mode: u32,
+        beneath: Beneath,
     },
     File(File),
     Link(#[serde(with = "bytes")] Vec<u8>),
     /// It was there and is not in the snapshot.
     Untracked(Reason),
+}
+
+/// What lies beneath a folder, in all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Beneath {
+    pub(crate) counts: Counts,
+    /// Whether nothing of it has to be looked at again even where no event tells of a change.
+    pub(crate) settled: bool,
+}
+
+impl Default for Beneath {
+    /// Returns what lies beneath an empty folder.
+    fn default() -> Self {
+        Self {
+            counts: Counts::default(),
+            settled: true,
+        }
+    }
+}
+
+impl Beneath {
+    /// Adds what is at one more name.
+    pub(crate) fn add(&mut self, node: &Node) {
+        let mut more = Counts::default();
+        match node {
+            Node::Folder { beneath, .. } => {
+                more = beneath.counts;
+                more.folders = more.folders.saturating_add(1);
+            }
+            Node::File(file) => (more.files, more.bytes) = (1, file.size),
+            Node::Link(_) => more.links = 1,
+            Node::Untracked(_) => more.untracked = 1,
+        }
+        self.counts = self.counts.plus(more);
+        self.settled &= node.is_settled();
+    }
 }
 
 /// A file of a snapshot.
@@ -50,6 +89,8 @@ pub(crate) enum Contents {
     Whole,
     /// In several, listed by the recipe of this digest.
     Parts(Digest),
+    /// In a [clone](super::clones), which has the file's digest.
+    Clone,
 }
 
 /// What the kernel said of a file when it was read, besides what the file's entry says.
@@ -73,6 +114,19 @@ impl File {
 }
 
 impl Node {
+    /// Tells whether this is still so as long as no event says otherwise: not of what was read too early to
+    /// be known again, nor of what could not be read or has something mounted over it.
+    pub(crate) fn is_settled(&self) -> bool {
+        match self {
+            Self::Folder { beneath, .. } => beneath.settled,
+            Self::File(file) => file.seen.is_some(),
+            Self::Link(_) => true,
+            Self::Untracked(reason) => {
+                !matches!(reason, Reason::Unreadable | Reason::OtherFilesystem)
+            }
+        }
+    }
+
     /// Returns this as an entry of a tree.
     pub(crate) fn entry(&self) -> Entry {
         match self {
@@ -186,7 +240,18 @@ mod tests {
             any::<bool>(),
         );
         prop_oneof![
-            (digest, any::<u32>()).prop_map(|(listing, mode)| Node::Folder { listing, mode }),
+            (digest, any::<(u32, u64, bool)>()).prop_map(|(listing, (mode, files, settled))| {
+                let counts = Counts {
+                    files,
+                    ..Counts::default()
+                };
+                let beneath = Beneath { counts, settled };
+                Node::Folder {
+                    listing,
+                    mode,
+                    beneath,
+                }
+            }),
             file.prop_map(
                 |(digest, (size, mode), modified, seen, whole)| Node::File(File {
                     digest,

@@ -3,8 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 
-use super::folder::{Folder, Named, Node};
-use super::manifest::Counts;
+use super::folder::{Beneath, Folder, Named, Node};
 use super::packs::Writer;
 use crate::path::RelPath;
 use crate::tree::{Digest, Entry, Reason, Tree};
@@ -13,7 +12,6 @@ use crate::tree::{Digest, Entry, Reason, Tree};
 #[derive(Debug)]
 pub(crate) struct Found {
     folders: Vec<Listed>,
-    pub(crate) counts: Counts,
     /// How many files were read.
     pub(crate) read: u64,
     pub(crate) torn: Vec<RelPath>,
@@ -29,6 +27,30 @@ pub(super) struct Listed {
     pub(super) previous: Option<(Digest, Folder)>,
     /// Why it could not be read; `Ok` where it is gone.
     pub(super) failed: Option<Option<Reason>>,
+    /// The listing and what lies beneath, where it is stored already.
+    pub(super) stored: Option<(Digest, Beneath)>,
+}
+
+impl Listed {
+    /// Stores the listing of a folder in which everything is known.
+    pub(super) fn store(&mut self, writer: &Writer<'_>) -> io::Result<(Digest, Beneath)> {
+        let mut beneath = Beneath::default();
+        for (_, node) in &self.entries {
+            beneath.add(node);
+        }
+        let digest = match &self.previous {
+            Some((digest, previous)) if previous.0 == self.entries => *digest,
+            _ => {
+                let bytes = Folder(std::mem::take(&mut self.entries));
+                let encoded = bytes.encode()?;
+                self.entries = bytes.0;
+                let digest = Digest::of(&encoded);
+                writer.put(digest, &encoded)?;
+                digest
+            }
+        };
+        Ok((digest, beneath))
+    }
 }
 
 /// What one thread found.
@@ -44,7 +66,6 @@ impl Found {
     pub(super) fn new(parts: Vec<Part>, folders: usize) -> io::Result<Self> {
         let mut found = Self {
             folders: Vec::new(),
-            counts: Counts::default(),
             read: 0,
             torn: Vec::new(),
         };
@@ -62,7 +83,6 @@ impl Found {
             found.folders.push(folder.ok_or_else(missing)?);
         }
         found.prune();
-        found.count();
         Ok(found)
     }
 
@@ -98,49 +118,31 @@ impl Found {
         }
     }
 
-    fn count(&mut self) {
-        for (_, node) in self.folders.iter().flat_map(|folder| &folder.entries) {
-            match node {
-                Node::Folder { .. } => self.counts.folders += 1,
-                Node::File(file) => {
-                    self.counts.files += 1;
-                    self.counts.bytes += file.size;
-                }
-                Node::Link(_) => self.counts.links += 1,
-                Node::Untracked(_) => self.counts.untracked += 1,
-            }
-        }
-    }
-
-    /// Stores the listings and returns the one of the root.
-    pub(crate) fn store(&mut self, writer: &Writer<'_>) -> io::Result<Digest> {
-        let mut digests = vec![None; self.folders.len()];
+    /// Stores the listings and returns the one of the root, with what lies beneath it.
+    pub(crate) fn store(&mut self, writer: &Writer<'_>) -> io::Result<(Digest, Beneath)> {
+        let mut done = vec![None; self.folders.len()];
         // A folder has a higher number than the one that holds it.
         for (number, folder) in self.folders.iter_mut().enumerate().rev() {
             for (entry, child) in &folder.children {
-                if let (Node::Folder { listing, .. }, Some(digest)) =
-                    (&mut folder.entries[*entry].1, digests[*child])
+                if let (
+                    Node::Folder {
+                        listing, beneath, ..
+                    },
+                    Some(found),
+                ) = (&mut folder.entries[*entry].1, done[*child])
                 {
-                    *listing = digest;
+                    (*listing, *beneath) = found;
                 }
             }
-            let digest = match &folder.previous {
-                Some((digest, previous)) if previous.0 == folder.entries => *digest,
-                _ => {
-                    let bytes = Folder(std::mem::take(&mut folder.entries));
-                    let encoded = bytes.encode()?;
-                    folder.entries = bytes.0;
-                    let digest = Digest::of(&encoded);
-                    writer.put(digest, &encoded)?;
-                    digest
-                }
-            };
-            digests[number] = Some(digest);
+            done[number] = Some(match folder.stored {
+                Some(stored) => stored,
+                None => folder.store(writer)?,
+            });
         }
-        digests[0].ok_or_else(|| io::Error::other("no root was read"))
+        done[0].ok_or_else(|| io::Error::other("no root was read"))
     }
 
-    /// Returns what was found as a tree.
+    /// Returns what was found as a tree, of a walk that read everything.
     pub(crate) fn tree(&self) -> Tree {
         let entries = self.folders.iter().flat_map(|folder| {
             let entry = |(name, node): &(Named, Node)| -> Option<(RelPath, Entry)> {

@@ -1,12 +1,13 @@
 //! From a stored tree to its paths, and from a file of it to its bytes.
 
 use std::collections::BTreeMap;
-use std::io;
+use std::io::{self, Read};
 
 use super::damage::damaged;
 use super::folder::{Contents, File, Node, Recipe};
 use super::packs::Packs;
 use crate::path::RelPath;
+use crate::scan::BUFFER;
 use crate::tree::{Digest, Tree};
 
 /// What a snapshot has at each path.
@@ -104,6 +105,16 @@ pub(crate) fn contents(
                 write(&packs.read(&blob)?)?;
             }
             Ok(())
+        }
+        Contents::Clone => {
+            let mut clone = packs.clones.open(&file.digest)?;
+            let mut buffer = vec![0; BUFFER];
+            loop {
+                match clone.read(&mut buffer)? {
+                    0 => return Ok(()),
+                    read => write(&buffer[..read])?,
+                }
+            }
         }
     }
 }

@@ -35,6 +35,25 @@ pub struct Counts {
     pub bytes: u64,
 }
 
+impl Counts {
+    pub(crate) fn plus(self, more: Self) -> Self {
+        Self {
+            files: self.files.saturating_add(more.files),
+            folders: self.folders.saturating_add(more.folders),
+            links: self.links.saturating_add(more.links),
+            untracked: self.untracked.saturating_add(more.untracked),
+            bytes: self.bytes.saturating_add(more.bytes),
+        }
+    }
+
+    /// Returns how many names there are.
+    pub(crate) fn names(self) -> u64 {
+        [self.files, self.folders, self.links, self.untracked]
+            .into_iter()
+            .fold(0, u64::saturating_add)
+    }
+}
+
 /// What is known of a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Manifest {

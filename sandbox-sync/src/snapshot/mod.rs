@@ -2,9 +2,11 @@
 //!
 //! ```text
 //! STORE/                      0700
-//!   format                    "sandbox snapshots 1\n"
+//!   format                    "sandbox snapshots 2\n"
 //!   lock                      shared by who writes or reads, exclusive for the collector
 //!   packs/DIGEST.pack         blobs: contents of files, listings of folders; see `pack`
+//!   damaged                   what the last `Store::verify` found, if anything; see `hurt`
+//!   clones/DIGEST             long files, where the file system can share blocks; see `clones`
 //!   spaces/SPACE/NAME.snap    one snapshot: the digest of its root's listing; see `manifest`
 //! ```
 //!
@@ -13,6 +15,7 @@
 //! where their contents say so, and the listing of a folder in which nothing changed is the one that is there.
 //! So a later snapshot reads what changed, asks for the facts of everything else, and writes little. Packs
 //! rather than a file for each blob, since most files are short and making one costs more than reading one.
+//! A session that takes a second one looks only at what its watch saw change since the first.
 //!
 //! # What is in one
 //!
@@ -46,7 +49,8 @@
 //!
 //! The folder is its owner's alone; one that others can write to is refused. Every byte that is read from it is
 //! verified, and what does not fit its digest is [`Damaged`](ErrorKind::Damaged), never contents. A blob is
-//! not read again to be shared: a later snapshot may name one that a disk has damaged meanwhile.
+//! not read again to be shared: a later snapshot may name one that a disk has damaged meanwhile. [`Store::verify`]
+//! reads everything, says which snapshots are hurt, and has the next snapshot store anew what it can.
 
 use std::fs::{self, File};
 use std::io;
@@ -59,11 +63,13 @@ use sandbox_base::{ErrorKind, durable};
 
 use crate::error::Error;
 
+mod clones;
 mod collect;
 mod damage;
 mod diff;
 mod folder;
 mod found;
+mod hurt;
 mod index;
 mod load;
 mod manifest;
@@ -73,7 +79,9 @@ mod packs;
 mod report;
 mod restore;
 mod retention;
+mod since;
 mod space;
+mod verify;
 mod walk;
 
 pub use collect::Collected;
@@ -82,12 +90,18 @@ pub use name::{MAX_LENGTH, Name};
 pub use report::{Against, Options, Restored, Snapshot, Taken};
 pub use retention::Retention;
 pub use space::Space;
+pub use verify::{HurtSnapshot, Verified};
+
+pub(crate) use since::Since;
 
 use damage::is_damage;
+use hurt::Hurt;
 use pack::sweep_partial;
 use packs::Packs;
 
-const FORMAT: &[u8] = b"sandbox snapshots 1\n";
+/// What the last look at everything found, if that was something.
+const HURT: &str = "damaged";
+const FORMAT: &[u8] = b"sandbox snapshots 2\n";
 
 /// A folder of snapshots. Clones share what they know of it.
 ///
@@ -175,6 +189,59 @@ impl Store {
         collect::collect(&self.packs, trees)
     }
 
+    /// Reads and verifies everything, and says which snapshots are hurt. It is written down as well: from then
+    /// on, a snapshot stores contents anew of which there is no whole copy, where the folder has them.
+    ///
+    /// Takes as long as reading the store does. Snapshots can be taken meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// What the file system answers.
+    pub fn verify(&self) -> Result<Verified, Error> {
+        self.verify_now()
+            .map_err(failed("verify the store of snapshots"))
+    }
+
+    fn verify_now(&self) -> io::Result<Verified> {
+        let _lock = self.lock(false)?;
+        let (read, bad) = verify::read_all(&self.packs)?;
+        let damaged = (bad.blobs.len() + bad.clones.len()) as u64;
+        self.packs.set_hurt(bad.clone());
+        let mut search = verify::Search::new(&self.packs, bad);
+        let mut hurt = Vec::new();
+        for name in self.space_names()? {
+            hurt.extend(Space::new(self.clone(), name).verify(&mut search)?);
+        }
+        let found = search.hurt;
+        match (found.is_nothing(), fs::remove_file(self.folder.join(HURT))) {
+            (false, _) => durable::write(&self.folder.join(HURT), &found.encode()?)?,
+            (true, Err(error)) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            (true, _) => {}
+        }
+        self.packs.set_hurt(found);
+        Ok(Verified {
+            read,
+            damaged,
+            hurt,
+        })
+    }
+
+    /// Reads what the last [`Store::verify`] wrote down; where that cannot be read, it is nothing.
+    fn read_hurt(&self) -> io::Result<Hurt> {
+        let read = match fs::read(self.folder.join(HURT)) {
+            Ok(bytes) => Hurt::decode(&bytes),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Hurt::default()),
+            Err(error) => Err(error),
+        };
+        match read {
+            Err(error) if is_damage(&error) => {
+                tracing::warn!(%error, "verify the store of snapshots again");
+                Ok(Hurt::default())
+            }
+            other => other,
+        }
+    }
+
     fn space_names(&self) -> io::Result<Vec<Name>> {
         let mut names = Vec::new();
         for entry in fs::read_dir(self.folder.join("spaces"))? {
@@ -193,6 +260,7 @@ impl Store {
             false => FileLock::acquire_shared(&path)?,
         };
         self.packs.refresh()?;
+        self.packs.set_hurt(self.read_hurt()?);
         Ok(lock)
     }
 }

@@ -4,11 +4,15 @@ use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 
+use super::clones::{Cloned, Clones};
 use super::damage::{damaged, is_damage};
-use super::folder::Folder;
+use super::folder::{Contents, File, Folder, Recipe};
+use super::hurt::Hurt;
 use super::pack::{Pack, PackWriter, Packed, is_pack};
+use super::verify::pack_name;
 use crate::tree::Digest;
 
 /// A pack is ended when it has so many bytes: what a collector rewrites at a time.
@@ -19,13 +23,18 @@ const LONG: u64 = 128 << 20;
 pub(crate) struct Packs {
     folder: PathBuf,
     open: RwLock<HashMap<PathBuf, Arc<Pack>>>,
+    hurt: RwLock<Hurt>,
+    /// What is beside them in files of its own.
+    pub(crate) clones: Clones,
 }
 
 impl Packs {
     pub(crate) fn new(folder: PathBuf) -> Self {
         Self {
+            clones: Clones::new(folder.with_file_name("clones")),
             folder,
             open: RwLock::default(),
+            hurt: RwLock::default(),
         }
     }
 
@@ -66,9 +75,51 @@ impl Packs {
         open.values().cloned().collect()
     }
 
+    /// Tells whether there is a copy of a blob that was not found damaged.
     pub(crate) fn contains(&self, digest: &Digest) -> bool {
         let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
-        open.values().any(|pack| pack.index.find(digest).is_some())
+        let hurt = self.hurt();
+        open.values().any(|pack| {
+            let is_good =
+                || hurt.blobs.is_empty() || !hurt.blobs.contains(&(pack_name(pack), *digest));
+            pack.index.find(digest).is_some() && is_good()
+        })
+    }
+
+    /// Tells whether there is a clone that was not found damaged.
+    pub(crate) fn has_clone(&self, digest: &Digest) -> bool {
+        let inode = self.clones.inode(digest);
+        inode.is_some_and(|inode| !self.hurt().clones.contains(&(*digest, inode)))
+    }
+
+    /// Tells whether a file has to be stored anew, as far as that is known.
+    pub(crate) fn is_hurt(&self, file: &File) -> bool {
+        let is_gone = |digest| self.hurt().gone.contains(digest);
+        match &file.contents {
+            Contents::Whole => is_gone(&file.digest) && !self.contains(&file.digest),
+            Contents::Clone => is_gone(&file.digest) && !self.has_clone(&file.digest),
+            Contents::Parts(recipe) => {
+                let parts = || Ok(Recipe::decode(&self.read(recipe)?)?.0);
+                let whole = |parts: io::Result<Vec<Digest>>| {
+                    parts.is_ok_and(|parts| parts.iter().all(|part| self.contains(part)))
+                };
+                is_gone(recipe) && !whole(parts())
+            }
+        }
+    }
+
+    /// Tells whether anything was found damaged or missing.
+    pub(crate) fn is_hurt_at_all(&self) -> bool {
+        !self.hurt().is_nothing()
+    }
+
+    /// Goes by what a look at everything found, or what an earlier one wrote down.
+    pub(crate) fn set_hurt(&self, hurt: Hurt) {
+        *self.hurt.write().unwrap_or_else(PoisonError::into_inner) = hurt;
+    }
+
+    fn hurt(&self) -> RwLockReadGuard<'_, Hurt> {
+        self.hurt.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Reads a blob, from whichever pack has it whole.
@@ -99,6 +150,8 @@ pub(crate) struct Writer<'a> {
     state: Mutex<State>,
     /// Whether to write also what a pack has already: blobs are being moved.
     moves: bool,
+    /// Whether the store and the folder turned out to share no blocks.
+    apart: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -107,6 +160,8 @@ struct State {
     added: HashSet<Digest>,
     finished: Vec<PathBuf>,
     bytes: u64,
+    clones: Vec<Cloned>,
+    cloned: u64,
 }
 
 impl<'a> Writer<'a> {
@@ -115,6 +170,7 @@ impl<'a> Writer<'a> {
             packs,
             state: Mutex::default(),
             moves: false,
+            apart: AtomicBool::new(false),
         }
     }
 
@@ -149,10 +205,39 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
+    /// Adds a file whole, by its blocks, and returns its digest and length; `None` where that cannot be done.
+    pub(crate) fn put_clone(
+        &self,
+        file: &fs::File,
+        size: u64,
+    ) -> io::Result<Option<(Digest, u64)>> {
+        if self.apart.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
+        let Some(clone) = self.packs.clones.clone_of(file, size)? else {
+            tracing::debug!("the store shares no blocks with the folder: long files are copied");
+            self.apart.store(true, Ordering::Relaxed);
+            return Ok(None);
+        };
+        let found = (clone.digest, clone.size);
+        let mut state = self.lock();
+        state.cloned += 1;
+        if !self.packs.has_clone(&found.0) && state.added.insert(found.0) {
+            state.clones.push(clone);
+        }
+        Ok(Some(found))
+    }
+
+    /// Returns how many files were added by their blocks.
+    pub(crate) fn cloned(&self) -> u64 {
+        self.lock().cloned
+    }
+
     /// Makes everything that was added durable, and returns how many bytes it takes.
     pub(crate) fn finish(&self) -> io::Result<u64> {
         let mut state = self.lock();
         state.end()?;
+        self.packs.clones.keep(std::mem::take(&mut state.clones))?;
         if !state.finished.is_empty() {
             fs::File::open(&self.packs.folder)?.sync_all()?;
             self.packs.refresh()?;

@@ -93,8 +93,11 @@ pub struct Taken {
     pub snapshot: Snapshot,
     /// How many files were read: the others are what an earlier snapshot has.
     pub read: u64,
-    /// How many bytes the store grew by, the snapshot's own file aside.
+    /// How many bytes the packs of the store grew by, the snapshot's own file aside.
     pub added: u64,
+    /// How many of the files that were read share their blocks with the folder's and were not copied: long
+    /// ones, where the file system can do that (btrfs, xfs). They take room as the folder's change.
+    pub cloned: u64,
 }
 
 /// What came of a restore.
@@ -107,6 +110,8 @@ pub struct Restored {
     pub done: Vec<RelPath>,
     /// The paths that are not, with the reasons; each is old or new.
     pub refused: Vec<Problem>,
+    /// How many files share their blocks with the store and were not copied.
+    pub cloned: u64,
 }
 
 /// What a snapshot is compared with.
@@ -120,12 +125,13 @@ pub enum Against<'a> {
 }
 
 impl Taken {
-    pub(super) fn new(manifest: Manifest, (read, added): (u64, u64)) -> Self {
+    pub(super) fn new(manifest: Manifest, [read, added, cloned]: [u64; 3]) -> Self {
         let snapshot = Snapshot::new(manifest);
         Self {
             snapshot,
             read,
             added,
+            cloned,
         }
     }
 }

@@ -13,7 +13,7 @@ use rustix::fs::Mode;
 use rustix::io::Errno;
 
 use super::damage::damaged;
-use super::folder::{Node, PERMISSIONS};
+use super::folder::{Contents, Node, PERMISSIONS};
 use super::load::{Nodes, contents, tree};
 use super::packs::Packs;
 use crate::apply::{Staged, apply};
@@ -41,20 +41,21 @@ pub(crate) struct Target<'a> {
 }
 
 impl Target<'_> {
-    /// Makes what is there now what `nodes` have, where `chooses` says so.
+    /// Makes what is there now what `nodes` have, where `chooses` says so; tells also how many files share
+    /// their blocks with the store.
     pub(crate) fn restore(
         &self,
         now: &Tree,
         nodes: &Nodes,
         chooses: impl Fn(&RelPath) -> bool,
-    ) -> io::Result<Outcome> {
+    ) -> io::Result<(Outcome, u64)> {
         let (ops, mut refused) = plan(now, &tree(nodes), (self.rules, &chooses));
         if ops.is_empty() {
             let done = Vec::new();
-            return Ok(Outcome { done, refused });
+            return Ok((Outcome { done, refused }, 0));
         }
         let mut staging = Staging::open(self.root, self.staging, None)?;
-        let staged = self.stage(&mut staging, &ops, nodes)?;
+        let (staged, cloned) = self.stage(&mut staging, &ops, nodes)?;
         let answers = apply(self.root, &mut staging, &ops, &staged)?;
         let mut done = Vec::new();
         for (op, answer) in ops.iter().zip(answers) {
@@ -69,13 +70,13 @@ impl Target<'_> {
         let refused_at = |path| refused.binary_search_by(|one| one.path.cmp(path)).is_ok();
         let done = done.into_iter().map(|op| &op.path);
         let done = done.filter(|path| !refused_at(path)).cloned().collect();
-        Ok(Outcome { done, refused })
+        Ok((Outcome { done, refused }, cloned))
     }
 
     /// Puts the contents of files where one rename puts them in place. What the store does not have whole
     /// stops everything, before anything was written to the root.
-    fn stage(&self, staging: &mut Staging, ops: &[Op], nodes: &Nodes) -> io::Result<Staged> {
-        let (mut staged, mut files) = (Staged::new(), Vec::new());
+    fn stage(&self, staging: &mut Staging, ops: &[Op], nodes: &Nodes) -> io::Result<(Staged, u64)> {
+        let (mut staged, mut files, mut cloned) = (Staged::new(), Vec::new(), 0);
         for (index, op) in ops.iter().enumerate() {
             let (Some(Entry::File { digest, size, .. }), Some(Node::File(file))) =
                 (&op.new, nodes.get(&op.path))
@@ -84,7 +85,14 @@ impl Target<'_> {
             };
             let executable = file.mode & 0o100 != 0;
             let mut new = staging.file((*digest, *size), executable, op.old.as_ref())?;
-            contents(self.packs, file, |blob| new.write(blob))?;
+            let shared = match file.contents {
+                Contents::Clone => new.share(&self.packs.clones.open(&file.digest)?)?,
+                _ => false,
+            };
+            cloned += u64::from(shared);
+            if !shared {
+                contents(self.packs, file, |blob| new.write(blob))?;
+            }
             let (name, open) = new
                 .finish(Some(file.modified))
                 .map_err(|error| damaged(format!("{} is not what was taken: {error}", op.path)))?;
@@ -100,7 +108,7 @@ impl Target<'_> {
             drop(staged.insert(index, Ok(name)));
         }
         flush(&files, staging.folder())?;
-        Ok(staged)
+        Ok((staged, cloned))
     }
 
     /// Gives folders that were made the modes that they had; the deepest first, since a mode may forbid to

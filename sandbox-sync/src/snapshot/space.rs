@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use sandbox_base::ErrorKind;
 use sandbox_base::lock::FileLock;
@@ -21,6 +21,8 @@ use super::packs::Writer;
 use super::report::{Against, Options, Restored, Snapshot, Taken};
 use super::restore::Target;
 use super::retention::Retention;
+use super::since::{Known, Since, digest};
+use super::verify::{HurtSnapshot, Missing, Search};
 use super::walk::Walk;
 use super::{Store, failed, private};
 use crate::error::Error;
@@ -59,20 +61,7 @@ impl Space {
     /// there is one of that name; `Exhausted` where the folder is larger than allowed or the disk is full: what
     /// was there stays as it was then. And what the file system answers.
     pub fn snapshot(&self, root: &Path, name: &str, options: &Options) -> Result<Taken, Error> {
-        let name = Name::new(name)?;
-        let setup = Setup::new(options)?;
-        let root = self.open_root(root)?;
-        let lock = self.lock("take a snapshot")?;
-        // First, for the walk may take long; the name is only taken in the end.
-        if self.file(&name).exists() {
-            return Err(self.exists(&name));
-        }
-        let taken = self.take(&lock, (&root, &setup), &mut |_| (name.clone(), false));
-        let (_, manifest, counts) = taken.map_err(|error| match error.kind() {
-            io::ErrorKind::AlreadyExists => self.exists(&name),
-            _ => failed("take a snapshot")(error),
-        })?;
-        Ok(Taken::new(manifest, counts))
+        self.snapshot_since((root, None), Some(name), options)
     }
 
     /// Takes a snapshot of the folder `root` that gets the next automatic name.
@@ -81,13 +70,34 @@ impl Space {
     ///
     /// As [`Space::snapshot`].
     pub fn snapshot_automatic(&self, root: &Path, options: &Options) -> Result<Taken, Error> {
+        self.snapshot_since((root, None), None, options)
+    }
+
+    /// Takes a snapshot, by that name or the next automatic one, knowing what may have changed since another.
+    pub(crate) fn snapshot_since(
+        &self,
+        (root, since): (&Path, Option<&Since>),
+        name: Option<&str>,
+        options: &Options,
+    ) -> Result<Taken, Error> {
+        let name = name.map(Name::new).transpose()?;
         let setup = Setup::new(options)?;
         let root = self.open_root(root)?;
         let lock = self.lock("take a snapshot")?;
-        let taken = self.take(&lock, (&root, &setup), &mut |numbers| {
-            (numbers.next(AUTOMATIC), true)
+        // First, for the walk may take long; the name is only taken in the end.
+        let taken = name.as_ref().filter(|name| self.file(name).exists());
+        if let Some(name) = taken {
+            return Err(self.exists(name));
+        }
+        let place = (&root, &setup, since);
+        let taken = self.take(&lock, place, &mut |numbers| match &name {
+            Some(name) => (name.clone(), false),
+            None => (numbers.next(AUTOMATIC), true),
         });
-        let (_, manifest, counts) = taken.map_err(failed("take a snapshot"))?;
+        let (manifest, counts) = taken.map_err(|error| match (error.kind(), &name) {
+            (io::ErrorKind::AlreadyExists, Some(name)) => self.exists(name),
+            _ => failed("take a snapshot")(error),
+        })?;
         Ok(Taken::new(manifest, counts))
     }
 
@@ -130,7 +140,7 @@ impl Space {
             Against::Folder(folder) => {
                 let nodes = load(packs, root, entries).map_err(failed("read a snapshot"))?;
                 let folder = self.open_root(folder)?;
-                let found = self.walk(&lock, (&folder, &setup), None);
+                let found = self.walk(&lock, (&folder, &setup, None), None);
                 let new = found.map_err(failed("look at the folder"))?.tree();
                 let old = (&tree(&nodes), Side::Stored(packs, &nodes));
                 diff([old, (&new, Side::Folder(&folder))], &setup.rules)
@@ -166,13 +176,13 @@ impl Space {
         })?;
         Staging::sweep(&root, options.staging.as_deref())
             .map_err(failed("clear what an earlier restore left"))?;
-        self.restore_locked(&root, (name, patterns), options)
+        self.restore_locked((&root, None), (name, patterns), options)
     }
 
     /// Restores beneath a root that is locked already.
     pub(crate) fn restore_locked(
         &self,
-        root: &Root,
+        (root, since): (&Root, Option<&Since>),
         (name, patterns): (&str, &[&str]),
         options: &Options,
     ) -> Result<Restored, Error> {
@@ -181,8 +191,8 @@ impl Space {
         let lock = self.lock("restore a snapshot")?;
         let wanted = self.find(name)?.tree;
         let next = &mut |numbers: Numbers| (numbers.next(BEFORE), true);
-        let taken = self.take(&lock, (root, &setup), next);
-        let (_, manifest, _) = taken.map_err(failed("take a snapshot before the restore"))?;
+        let taken = self.take(&lock, (root, &setup, since), next);
+        let (manifest, _) = taken.map_err(failed("take a snapshot before the restore"))?;
         let (packs, entries) = (&self.store.packs, setup.bounds.entries);
         let differing = load_differing(packs, [manifest.tree, wanted], entries)
             .map_err(failed("read a snapshot"))?;
@@ -211,10 +221,12 @@ impl Space {
             patterns.is_empty() || chooses(path)
         });
         let outcome = outcome.map_err(failed("restore a snapshot"))?;
+        let (outcome, cloned) = outcome;
         Ok(Restored {
             before: manifest.name,
             done: outcome.done,
             refused: outcome.refused,
+            cloned,
         })
     }
 
@@ -264,6 +276,31 @@ impl Space {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Adds what of each snapshot is missing.
+    pub(super) fn verify(&self, search: &mut Search<'_>) -> io::Result<Vec<HurtSnapshot>> {
+        let (mut hurt, mut names) = (Vec::new(), self.names()?);
+        names.sort();
+        for name in names {
+            let mut missing = Missing::default();
+            let whole = match self.read(&name) {
+                Ok(manifest) => search.folder((None, manifest.tree), &mut missing)?,
+                Err(error) if is_damage(&error) => false,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => true,
+                Err(error) => return Err(error),
+            };
+            if !whole {
+                let (paths, more) = missing.named();
+                hurt.push(HurtSnapshot {
+                    space: self.name.clone(),
+                    name,
+                    paths,
+                    more,
+                });
+            }
+        }
+        Ok(hurt)
     }
 
     /// Returns the trees of all snapshots; each must be readable.
@@ -354,7 +391,7 @@ impl Space {
     }
 
     /// Reads the manifest of that name.
-    fn find(&self, name: &str) -> Result<Manifest, Error> {
+    pub(super) fn find(&self, name: &str) -> Result<Manifest, Error> {
         let name = Name::new(name)?;
         self.read(&name).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => self.missing(&name),
@@ -365,7 +402,7 @@ impl Space {
     fn walk(
         &self,
         _: &FileLock,
-        (root, setup): (&Root, &Setup),
+        (root, setup, known): (&Root, &Setup, Option<&Known>),
         writer: Option<&Writer<'_>>,
     ) -> io::Result<Found> {
         let manifests = self.manifests()?;
@@ -377,31 +414,40 @@ impl Space {
                     setup.digest,
                 )
         };
+        let previous = || manifests.iter().filter(same).map(|one| one.tree);
+        // While there is a snapshot of it, everything is there that it needs: only then it is taken over
+        // unread.
+        let known = known.filter(|(tree, _)| previous().any(|one| one == *tree));
+        // What is hurt is looked for everywhere.
+        let known = known.filter(|_| !self.store.packs.is_hurt_at_all());
         let walk = Walk {
             root,
             rules: &setup.rules,
             bounds: setup.bounds,
             packs: &self.store.packs,
-            previous: manifests.iter().rfind(same).map(|one| one.tree),
+            previous: known
+                .map(|(tree, _)| *tree)
+                .or_else(|| previous().next_back()),
+            now: now(),
+            dirt: known.map(|(_, dirt)| dirt),
             writer,
         };
         walk.run()
     }
 
-    /// Takes a snapshot under the store's lock, and returns what was found in the folder as well, and how
-    /// many files were read and bytes added.
+    /// Takes a snapshot under the store's lock, and returns how many files were read, bytes added and files cloned.
     fn take(
         &self,
         lock: &FileLock,
-        (root, setup): (&Root, &Setup),
+        (root, setup, since): (&Root, &Setup, Option<&Since>),
         name: &mut dyn FnMut(Numbers) -> (Name, bool),
-    ) -> io::Result<(Found, Manifest, (u64, u64))> {
-        let created = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
+    ) -> io::Result<(Manifest, [u64; 3])> {
+        let created = now();
         let writer = Writer::new(&self.store.packs);
-        let mut found = self.walk(lock, (root, setup), Some(&writer))?;
-        let tree = found.store(&writer)?;
+        let by = (setup.digest, setup.bounds);
+        let known = since.and_then(|since| since.begin(root, by));
+        let mut found = self.walk(lock, (root, setup, known.as_ref()), Some(&writer))?;
+        let (tree, beneath) = found.store(&writer)?;
         let added = writer.finish()?;
         let mut numbers = Numbers(self.names()?);
         loop {
@@ -414,7 +460,7 @@ impl Space {
                 device: root.device(),
                 rules: setup.digest,
                 tree,
-                counts: found.counts,
+                counts: beneath.counts,
                 torn: found.torn.clone(),
             };
             match self.write(&manifest) {
@@ -424,8 +470,10 @@ impl Space {
                 }
                 Err(error) => return Err(error),
                 Ok(()) => {
-                    let counts = (found.read, added);
-                    return Ok((found, manifest, counts));
+                    if let Some(since) = since {
+                        since.taken(root, by, tree);
+                    }
+                    return Ok((manifest, [found.read, added, writer.cloned()]));
                 }
             }
         }
@@ -464,14 +512,23 @@ struct Setup {
 
 impl Setup {
     fn new(options: &Options) -> Result<Self, Error> {
-        let lists = postcard::to_stdvec(&options.lists)
+        let digest = digest(&options.lists)
             .map_err(|error| Error::io("read the path rules", io::Error::other(error)))?;
         Ok(Self {
             rules: Rules::new(&options.lists)?,
             bounds: options.bounds(),
-            digest: Digest::of(&lists),
+            digest,
         })
     }
+}
+
+/// Returns the time since 1970.
+fn now() -> Duration {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let now = now.unwrap_or_default();
+    #[cfg(test)]
+    let now = now + super::since::tests::AHEAD.get();
+    now
 }
 
 /// The names that are taken.

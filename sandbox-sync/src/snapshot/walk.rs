@@ -6,21 +6,28 @@
 //! say again. Only the others are read. In the end the listings are put together from the leaves up, and one
 //! that is what it was costs no more than being compared.
 //!
+//! Where a session's [watch](crate::watch) says what may have changed since that snapshot, only those names are
+//! looked at, and what no event tells of: files that were too young to be known again, and what could not be
+//! read. Of all else the listings stand as they are, unread where nothing beneath them is dirty.
+//!
 //! A file is read between two looks at its facts. Where they differ it was being written and is read again,
 //! up to [`TRIES`] times; what is still being written then is in the snapshot as it was read, is said to be
 //! torn, and is read again by the next one (`S52`). So is what was changed within [`RACY`] of being read.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read};
+use std::ops::Bound;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use fastcdc::v2020::StreamCDC;
 use rustix::fs::FileType;
 
+use super::clones;
 use super::damage::is_damage;
-use super::folder::{Contents, File, Folder, Named, Node, PERMISSIONS, Recipe, Seen};
+use super::folder::{Beneath, Contents, File, Folder, Named, Node, PERMISSIONS, Recipe, Seen};
 use super::found::{Found, Listed, Part};
 use super::packs::{Packs, Writer};
 use crate::path::RelPath;
@@ -28,6 +35,7 @@ use crate::root::{Facts, Root};
 use crate::rules::{Flow, Rules};
 use crate::scan::{Bounds, names, open_file};
 use crate::tree::{Digest, MAX_TARGET, Reason, portable_target};
+use crate::watch::Depth;
 
 /// As in a scan: how long after a change the same facts may still mean other contents.
 const RACY: Duration = Duration::from_secs(2);
@@ -49,6 +57,10 @@ pub(crate) struct Walk<'a> {
     pub(crate) packs: &'a Packs,
     /// The listing of the root in an earlier snapshot, which was taken by the same rules.
     pub(crate) previous: Option<Digest>,
+    /// What may have changed since that snapshot, where something vouches for all else.
+    pub(crate) dirt: Option<&'a BTreeMap<RelPath, Depth>>,
+    /// The time since 1970.
+    pub(crate) now: Duration,
     /// Where contents go; without it nothing is stored.
     pub(crate) writer: Option<&'a Writer<'a>>,
 }
@@ -60,6 +72,8 @@ struct Job {
     path: Option<RelPath>,
     flow: Flow,
     previous: Option<Digest>,
+    /// Whether to look only at what is dirty and what no listing vouches for.
+    partly: bool,
 }
 
 /// What the threads share.
@@ -68,7 +82,6 @@ struct Shared {
     changed: Condvar,
     numbers: AtomicUsize,
     entries: AtomicUsize,
-    now: Duration,
 }
 
 struct State {
@@ -84,12 +97,12 @@ impl Walk<'_> {
     ///
     /// When the root cannot be read, holds more than is allowed, or contents cannot be stored.
     pub(crate) fn run(&self) -> io::Result<Found> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let first = Job {
             number: 0,
             path: None,
             flow: Flow::Both,
             previous: self.previous,
+            partly: self.dirt.is_some(),
         };
         let shared = Shared {
             state: Mutex::new(State {
@@ -100,7 +113,6 @@ impl Walk<'_> {
             changed: Condvar::new(),
             numbers: AtomicUsize::new(1),
             entries: AtomicUsize::new(0),
-            now: now.unwrap_or_default(),
         };
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let parts: Vec<Part> = std::thread::scope(|scope| {
@@ -144,9 +156,10 @@ impl Walk<'_> {
             children: Vec::new(),
             previous: self.previous(job.previous)?,
             failed: None,
+            stored: None,
         };
-        let (names, folder) = match self.names(listed.path.as_ref()) {
-            Ok(read) => read,
+        let look = match self.look(job.partly, &listed) {
+            Ok(look) => look,
             Err(error) if listed.path.is_none() => return Err(error),
             Err(error) => {
                 let gone = error.kind() == io::ErrorKind::NotFound;
@@ -154,49 +167,92 @@ impl Walk<'_> {
                 return Ok((listed, Vec::new()));
             }
         };
-        self.admit(shared, names.len())?;
+        self.admit(shared, look.names.len())?;
         let mut jobs = Vec::new();
-        for name in names {
+        for name in look.names {
             let old = listed
                 .previous
                 .as_ref()
                 .and_then(|(_, old)| old.node(&name));
+            let stands = |node: &&Node| node.is_settled() && !look.dirty.contains(&name[..]);
+            if let Some(node) = old.filter(stands).filter(|_| look.partly) {
+                let node = node.clone();
+                self.admit_beneath(shared, &node)?;
+                listed.entries.push((Named(name), node));
+                continue;
+            }
             let place = Place {
-                shared,
-                folder: &folder,
+                folder: &look.folder,
                 path: listed.path.as_ref(),
                 flow: job.flow,
+                partly: look.partly,
             };
             match self.name(place, (&name, old), part)? {
                 Some(What::Enter(mut job, mode)) => {
                     job.number = shared.numbers.fetch_add(1, Ordering::Relaxed);
                     listed.children.push((listed.entries.len(), job.number));
-                    // The listing is filled in when it is known.
-                    let listing = job.previous.unwrap_or_else(|| Digest::of(b""));
-                    listed
-                        .entries
-                        .push((Named(name), Node::Folder { listing, mode }));
+                    // The rest is filled in when it is known.
+                    let node = Node::Folder {
+                        listing: job.previous.unwrap_or_else(|| Digest::of(b"")),
+                        mode,
+                        beneath: Beneath::default(),
+                    };
+                    listed.entries.push((Named(name), node));
                     jobs.push(job);
                 }
                 Some(What::Is(node)) => listed.entries.push((Named(name), node)),
                 None => {}
             }
         }
+        // Here, on all processors, where nothing beneath is waited for.
+        if let Some(writer) = self.writer.filter(|_| listed.children.is_empty()) {
+            listed.stored = Some(listed.store(writer)?);
+        }
         Ok((listed, jobs))
     }
 
-    /// Reads the names of a folder, in order.
-    fn names(&self, path: Option<&RelPath>) -> io::Result<(Vec<Vec<u8>>, OwnedFd)> {
+    /// Opens a folder and finds what there is to look at: all of its names, or those that are dirty and
+    /// those that were there.
+    fn look(&self, partly: bool, listed: &Listed) -> io::Result<Look<'_>> {
+        let path = listed.path.as_ref();
         let folder = self.root.directory(path)?;
-        let mut names = names(&folder)?;
-        names.sort_unstable();
-        Ok((names, folder))
+        let known = listed.previous.as_ref().filter(|_| partly);
+        let (Some((_, known)), Some(dirt)) = (known, self.dirt) else {
+            let mut names = names(&folder)?;
+            names.sort_unstable();
+            return Ok(Look {
+                folder,
+                names,
+                partly: false,
+                dirty: BTreeSet::new(),
+            });
+        };
+        let dirty = dirty_in(dirt, path);
+        let known = known.0.iter().map(|(name, _)| &name.0[..]);
+        let names: BTreeSet<&[u8]> = known.chain(dirty.iter().copied()).collect();
+        Ok(Look {
+            folder,
+            names: names.into_iter().map(<[u8]>::to_vec).collect(),
+            partly: true,
+            dirty,
+        })
+    }
+
+    /// Counts what lies beneath a folder that is taken over.
+    fn admit_beneath(&self, shared: &Shared, node: &Node) -> io::Result<()> {
+        match node {
+            Node::Folder { beneath, .. } => {
+                let names = usize::try_from(beneath.counts.names());
+                self.admit(shared, names.unwrap_or(usize::MAX))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Counts so many more entries.
     fn admit(&self, shared: &Shared, entries: usize) -> io::Result<()> {
         let before = shared.entries.fetch_add(entries, Ordering::Relaxed);
-        if before + entries <= self.bounds.entries {
+        if before.saturating_add(entries) <= self.bounds.entries {
             return Ok(());
         }
         let reason = format!("more than {} entries", self.bounds.entries);
@@ -225,6 +281,10 @@ impl Walk<'_> {
         (name, old): (&[u8], Option<&Node>),
         part: &mut Part,
     ) -> io::Result<Option<What>> {
+        // Where it did not come from the folder itself, what a rule says about it matters only if it is there.
+        if place.partly && matches!(Facts::at(place.folder, name), Ok(None)) {
+            return Ok(None);
+        }
         let Some(flow) = self.flow(place, (name, old)) else {
             return Ok(Some(What::Is(Node::Untracked(Reason::NameTooLong))));
         };
@@ -249,15 +309,19 @@ impl Walk<'_> {
                     _ => None,
                 };
                 let path = RelPath::join(place.path, name).map_err(io::Error::other)?;
+                let partly = place.partly && !self.is_dirty_beneath(&path);
                 let job = Job {
                     number: 0,
                     path: Some(path),
                     flow,
                     previous,
+                    partly,
                 };
                 Ok(Some(What::Enter(job, facts.mode & PERMISSIONS)))
             }
-            (FileType::RegularFile, Some(Node::File(file))) if file.is_still(&facts) => {
+            (FileType::RegularFile, Some(Node::File(file)))
+                if file.is_still(&facts) && !self.packs.is_hurt(file) =>
+            {
                 Ok(Some(What::Is(Node::File(file.clone()))))
             }
             (FileType::RegularFile, _) if facts.size > self.bounds.file_bytes => {
@@ -272,6 +336,11 @@ impl Walk<'_> {
             (FileType::Symlink, _) => Ok(link(place, name).map(What::Is)),
             _ => untracked(Reason::Special),
         }
+    }
+
+    fn is_dirty_beneath(&self, path: &RelPath) -> bool {
+        let depth = self.dirt.and_then(|dirt| dirt.get(path));
+        depth == Some(&Depth::Beneath)
     }
 
     /// Says what the rules say of a name; `None` where no path can have it.
@@ -315,7 +384,7 @@ impl Walk<'_> {
                 mode: before.mode & PERMISSIONS,
                 modified: before.modified,
                 contents,
-                seen: (settled && changed + RACY < place.shared.now).then_some(seen),
+                seen: (settled && changed + RACY < self.now).then_some(seen),
             });
         }
     }
@@ -331,6 +400,11 @@ impl Walk<'_> {
             Some(writer) => writer.put(digest, blob).map_err(Unread::Store),
             None => Ok(()),
         };
+        if let Some(writer) = self.writer.filter(|_| size >= clones::LEAST)
+            && let Some((digest, size)) = writer.put_clone(file, size).map_err(Unread::Store)?
+        {
+            return Ok((digest, size, Contents::Clone));
+        }
         let mut file = file.take(size);
         if size <= WHOLE as u64 {
             part.buffer.clear();
@@ -367,10 +441,34 @@ enum Unread {
 /// A folder that is being read.
 #[derive(Clone, Copy)]
 struct Place<'a> {
-    shared: &'a Shared,
     folder: &'a OwnedFd,
     path: Option<&'a RelPath>,
     flow: Flow,
+    partly: bool,
+}
+
+/// What there is to look at in an open folder.
+struct Look<'a> {
+    folder: OwnedFd,
+    /// In order.
+    names: Vec<Vec<u8>>,
+    /// Whether a name stands as it was unless it is dirty.
+    partly: bool,
+    dirty: BTreeSet<&'a [u8]>,
+}
+
+/// Returns the names in `folder` at or beneath which something is dirty.
+fn dirty_in<'a>(
+    dirt: &'a BTreeMap<RelPath, Depth>,
+    folder: Option<&RelPath>,
+) -> BTreeSet<&'a [u8]> {
+    let from = folder.map_or(Bound::Unbounded, Bound::Excluded);
+    let beneath = dirt.range::<RelPath, _>((from, Bound::Unbounded));
+    let beneath =
+        beneath.take_while(|(path, _)| folder.is_none_or(|folder| path.is_beneath(folder)));
+    let depth = folder.map_or(0, RelPath::depth);
+    let names = beneath.filter_map(|(path, _)| path.components().nth(depth));
+    names.collect()
 }
 
 /// What is at a name.

@@ -26,6 +26,13 @@ impl Item {
         Self(Arc::new(Inner { path, entry, memo }))
     }
 
+    /// Returns the same in memory of its own.
+    pub(crate) fn apart(&self) -> Self {
+        let item = Self::new(self.path().apart(), self.entry().clone());
+        item.remember(self.memo());
+        item
+    }
+
     pub(crate) fn path(&self) -> &RelPath {
         &self.0.path
     }

@@ -48,6 +48,19 @@ impl Dirt {
         }
     }
 
+    /// Returns this with everything that `other` has.
+    pub(crate) fn with(mut self, other: &Self) -> Self {
+        match other {
+            Self::Everything => self = Self::Everything,
+            Self::Paths(paths) => {
+                for (path, depth) in paths {
+                    self.add(path.clone(), *depth);
+                }
+            }
+        }
+        self
+    }
+
     /// Returns the paths in order, without those beneath a path that is looked at whole.
     pub(crate) fn tops(paths: BTreeMap<RelPath, Depth>) -> Vec<(RelPath, Depth)> {
         let mut tops: Vec<(RelPath, Depth)> = Vec::new();

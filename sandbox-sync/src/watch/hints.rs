@@ -46,6 +46,20 @@ impl Events {
     }
 
     #[allow(clippy::unused_self, reason = "the same shape as on Linux")]
+    pub(super) fn renew(&self) -> Dirt {
+        Dirt::Everything
+    }
+
+    #[allow(clippy::unused_self, reason = "the same shape as on Linux")]
+    pub(super) fn found(&self, _: &[RelPath]) {}
+
+    #[allow(clippy::unused_self, reason = "the same shape as on Linux")]
+    pub(super) fn share(&self, _: &crate::tree::Tree) {}
+
+    #[allow(clippy::unused_self, reason = "the same shape as on Linux")]
+    pub(super) fn shun(&self, _: &RelPath) {}
+
+    #[allow(clippy::unused_self, reason = "the same shape as on Linux")]
     pub(super) fn mark(&self, _: &RelPath) {}
 
     #[allow(clippy::unused_self, reason = "the same shape as on Linux")]

@@ -20,6 +20,7 @@ use super::{Depth, Dirt};
 use crate::path::RelPath;
 use crate::root::Root;
 use crate::rules::STAGING_PREFIX;
+use crate::tree::Tree;
 
 /// Everything that may change what a scan finds. Reading is not in it: our own scans do that.
 const MASK: WatchFlags = WatchFlags::CREATE
@@ -70,6 +71,10 @@ struct State {
     /// The folder of each watch; the root is `None`.
     folders: HashMap<i32, Option<RelPath>>,
     dirt: Dirt,
+    /// The same since [`Events::renew`], whatever was looked at meanwhile.
+    kept: Dirt,
+    /// Folders that could not be read: nothing is known of what lies in them.
+    shunned: Dirt,
     /// A folder of the last scan has no watch.
     blind: bool,
 }
@@ -84,6 +89,8 @@ impl Events {
             state: Mutex::new(State {
                 folders: HashMap::new(),
                 dirt: Dirt::Everything,
+                kept: Dirt::Everything,
+                shunned: Dirt::default(),
                 blind: false,
             }),
         });
@@ -112,12 +119,43 @@ impl Events {
         dirt
     }
 
+    pub(super) fn renew(&self) -> Dirt {
+        let (mut state, _) = self.inner.drain();
+        let next = match state.blind || !self.inner.local {
+            true => Dirt::Everything,
+            false => state.dirt.clone().with(&state.shunned),
+        };
+        std::mem::replace(&mut state.kept, next)
+    }
+
+    pub(super) fn found(&self, paths: &[RelPath]) {
+        let mut state = self.inner.state();
+        for path in paths {
+            state.kept.add(path.clone(), Depth::Beneath);
+        }
+    }
+
+    pub(super) fn share(&self, tree: &Tree) {
+        let mut state = self.inner.state();
+        for path in state.folders.values_mut().flatten() {
+            if let Some((same, _)) = tree.key_value(path) {
+                *path = same.clone();
+            }
+        }
+    }
+
+    pub(super) fn shun(&self, path: &RelPath) {
+        let mut state = self.inner.state();
+        state.kept.add(path.clone(), Depth::Beneath);
+        state.shunned.add(path.clone(), Depth::Beneath);
+    }
+
     pub(super) fn mark(&self, path: &RelPath) {
-        self.inner.state().dirt.add(path.clone(), Depth::Beneath);
+        self.inner.state().add(path, Depth::Beneath);
     }
 
     pub(super) fn lose(&self) {
-        self.inner.state().dirt = Dirt::Everything;
+        self.inner.state().shake();
     }
 
     pub(super) fn add(&self, folder: &OwnedFd, path: Option<&RelPath>) {
@@ -126,12 +164,17 @@ impl Events {
         let watch = inotify::add_watch(&self.inner.queue, place, MASK);
         let mut state = self.inner.state();
         match watch {
-            Ok(watch) => drop(state.folders.insert(watch, path.cloned())),
+            Ok(watch) => {
+                drop(state.folders.insert(watch, path.cloned()));
+                if let (Dirt::Paths(shunned), Some(path)) = (&mut state.shunned, path) {
+                    shunned.remove(path);
+                }
+            }
             Err(error) => {
                 if !state.blind {
                     tracing::warn!(%error, "cannot watch a folder; reading everything each time");
                 }
-                state.blind = true;
+                (state.blind, state.kept) = (true, Dirt::Everything);
             }
         }
     }
@@ -169,7 +212,8 @@ impl Inner {
                 Err(Errno::AGAIN) => return (state, matters),
                 Err(error) => {
                     tracing::warn!(%error, "cannot read what changed in the workspace");
-                    (state.dirt, state.blind) = (Dirt::Everything, true);
+                    state.blind = true;
+                    state.shake();
                     return (state, true);
                 }
             }
@@ -178,6 +222,16 @@ impl Inner {
 }
 
 impl State {
+    fn add(&mut self, path: &RelPath, depth: Depth) {
+        self.dirt.add(path.clone(), depth);
+        self.kept.add(path.clone(), depth);
+    }
+
+    /// Makes everything dirty.
+    fn shake(&mut self) {
+        (self.dirt, self.kept) = (Dirt::Everything, Dirt::Everything);
+    }
+
     fn take_in(&mut self, event: &inotify::Event<'_>) -> bool {
         let is = |flags: ReadFlags| event.events().intersects(flags);
         let Some(folder) = self.folders.get(&event.wd()) else {
@@ -185,7 +239,7 @@ impl State {
             if is(ReadFlags::IGNORED) {
                 return false;
             }
-            self.dirt = Dirt::Everything;
+            self.shake();
             return true;
         };
         let path = match event.file_name().map(std::ffi::CStr::to_bytes) {
@@ -214,8 +268,8 @@ impl State {
             Depth::Beneath
         };
         match path {
-            Some(path) => self.dirt.add(path, depth),
-            None => self.dirt = Dirt::Everything,
+            Some(path) => self.add(&path, depth),
+            None => self.shake(),
         }
         true
     }
@@ -232,7 +286,9 @@ fn wait(inner: &Inner, (end, changed): (&OwnedFd, &Notify)) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => {
                 tracing::warn!(%error, "the watch of the workspace ended");
-                inner.state().blind = true;
+                let mut state = inner.state();
+                state.blind = true;
+                state.shake();
                 return;
             }
         }

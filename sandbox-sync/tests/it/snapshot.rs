@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use sandbox_sync::ErrorKind;
-use sandbox_sync::snapshot::{Options, Space, Store};
+use sandbox_sync::snapshot::{Against, Options, Space, Store};
 
 use crate::pair::{Pair, assert_clean, read, write};
 
@@ -58,6 +58,34 @@ async fn s51_what_is_restored_beside_a_session_flows_into_the_guest() {
     assert_eq!(back.await.unwrap().done.len(), 1);
     session.stop().await.unwrap();
     assert_eq!(read(pair.guest("src/c")), "the agent's");
+}
+
+#[tokio::test]
+async fn i7_a_session_s_next_snapshot_has_what_the_guest_did_and_reads_no_more() {
+    let pair = Pair::new();
+    for number in 0..40 {
+        write(pair.host(&format!("src/{}/{number}", number % 4)), "old");
+    }
+    let session = pair.start().await;
+    let space = space(pair.folder(), "one");
+    let take = || session.snapshot(&space, None, Options::default());
+    // What is younger than two seconds is read again.
+    tokio::time::sleep(Duration::from_millis(2_100)).await;
+    assert_eq!(take().await.unwrap().read, 40);
+    write(pair.guest("src/1/1"), "the agent's");
+    write(pair.guest("new/folder/a"), "the agent's");
+    fs::remove_file(pair.guest("src/2/2")).unwrap();
+    fs::rename(pair.guest("src/3"), pair.guest("moved")).unwrap();
+    assert_clean(&session.flush().await.unwrap());
+    let taken = take().await.unwrap();
+    assert_eq!((taken.read, taken.snapshot.counts.files), (12, 40));
+    session.stop().await.unwrap();
+    // Nothing is missing in it, and nothing is too much.
+    let root = pair.host("");
+    let against = Against::Folder(&root);
+    let name = taken.snapshot.name.as_str();
+    let differs = space.diff(name, against, &Options::default()).unwrap();
+    assert_eq!(differs.changes.len(), 0, "{:?}", differs.changes);
 }
 
 #[test]

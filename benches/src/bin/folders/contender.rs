@@ -48,6 +48,7 @@ pub(crate) async fn turns(
     }
     if snapshots::NAME.contains(only) {
         snapshots::measure(folder, spec, table)?;
+        snapshots::watched(folder, spec, table).await?;
     }
     for rival in Rival::all() {
         if rival.name().contains(only) && rival.is_installed() {

@@ -251,6 +251,9 @@ pub(crate) enum Snapshot {
     Restore(SnapshotRestore),
     /// Remove one
     Rm(SnapshotRm),
+    /// Read and verify all that is kept, and list the damaged; exit status 1 if there is any. The next one that is
+    /// taken stores anew what of them the workspaces still have
+    Verify(Named),
 }
 
 #[derive(Debug, Args)]

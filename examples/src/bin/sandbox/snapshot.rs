@@ -1,8 +1,8 @@
-//! `sync snapshot create`, `ls`, `diff`, `restore`, `rm`: the workspaces as they were.
+//! `sync snapshot create`, `ls`, `diff`, `restore`, `rm`, `verify`: the workspaces as they were.
 
 use std::time::{Duration, UNIX_EPOCH};
 
-use sandbox_core::{Dirs, RestoreReport, Sandbox, WorkspaceSnapshot};
+use sandbox_core::{Dirs, HurtSnapshot, RestoreReport, Sandbox, WorkspaceSnapshot};
 
 use crate::cli::Snapshot;
 use crate::failure::{Failure, one_line, warn};
@@ -10,7 +10,7 @@ use crate::list::age;
 use crate::output::{self, QUIET, styled};
 use crate::review;
 
-/// Some path could not be restored.
+/// Some path could not be restored, or a snapshot is damaged.
 const REFUSED: u8 = 1;
 
 /// Takes, shows, compares, restores or removes snapshots of workspaces.
@@ -64,7 +64,30 @@ pub(crate) async fn snapshot(dirs: &Dirs, verb: Snapshot) -> Result<u8, Failure>
                 .await?;
             Ok(0)
         }
+        Snapshot::Verify(arguments) => {
+            let sandbox = connect(arguments.name).await?;
+            let hurt = sandbox.verify_workspace_snapshots().await?;
+            output::print(hurt.iter().map(damage).collect::<String>().as_bytes())?;
+            Ok(if hurt.is_empty() { 0 } else { REFUSED })
+        }
     }
+}
+
+fn damage(one: &HurtSnapshot) -> String {
+    let folder = one_line(&one.workspace.display().to_string());
+    let mut lines: String = (one.paths.iter())
+        .map(|path| format!("{}  {folder}/{path}\n", one.name))
+        .collect();
+    if one.paths.is_empty() {
+        lines += &format!("{}  {folder}\n", one.name);
+    } else if one.more > 0 {
+        lines += &format!(
+            "{}  {folder}  {}\n",
+            one.name,
+            styled(QUIET, format!("and {} more", one.more))
+        );
+    }
+    lines
 }
 
 fn line(one: &WorkspaceSnapshot) -> String {

@@ -182,6 +182,11 @@ mod unix {
         for change in &report.to_host {
             lines += &format!("< {}\n", change.path);
         }
+        for (mark, more) in [('>', report.more_to_guest), ('<', report.more_to_host)] {
+            if more > 0 {
+                lines += &format!("{mark} and {more} more\n");
+            }
+        }
         for conflict in &report.conflicts {
             lines += &format!("! {}: both sides changed it\n", conflict.path);
         }

@@ -111,6 +111,8 @@ fn s22_an_overflow_of_the_queue_makes_everything_dirty() {
     fs::write(watched.at("a"), "").unwrap();
     fs::write(watched.at("b"), "").unwrap();
     watched.look();
+    drop(watched.watch.renew());
+    assert_eq!(watched.watch.renew(), Dirt::default());
     let most: usize = fs::read_to_string("/proc/sys/fs/inotify/max_queued_events")
         .unwrap()
         .trim()
@@ -125,6 +127,11 @@ fn s22_an_overflow_of_the_queue_makes_everything_dirty() {
         fs::create_dir(watched.at("lost")).unwrap();
         fs::write(watched.at("lost/file"), "").unwrap();
     }
+    assert_eq!(
+        watched.watch.renew(),
+        Dirt::Everything,
+        "nor does a snapshot"
+    );
     assert_eq!(watched.watch.take(), Dirt::Everything);
     watched.watch.lose();
     watched.look();
