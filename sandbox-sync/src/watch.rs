@@ -16,6 +16,7 @@
 //! hard link outside the root, through a shared mapping until it is let go. So every root is still read
 //! whole from time to time. Elsewhere than on Linux events are only hints, and every cycle reads everything.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -95,6 +96,16 @@ impl Watch {
     pub(crate) fn mark(&self, path: &RelPath) {
         if let Some(events) = &self.events {
             events.mark(path);
+        }
+    }
+
+    /// Calls dirty again what was taken and is left for the next look, and hints at it.
+    pub(crate) fn put_back(&self, paths: BTreeMap<RelPath, Depth>) {
+        if let Some(events) = &self.events
+            && !paths.is_empty()
+        {
+            events.put_back(paths);
+            self.changed.notify_one();
         }
     }
 
