@@ -104,6 +104,7 @@ mod base;
 mod error;
 #[cfg(all(fuzzing, unix))]
 pub mod fuzzing;
+mod gitignore;
 mod glob;
 mod options;
 pub mod path;
@@ -150,6 +151,7 @@ mod transfer;
 mod watch;
 
 pub use error::Error;
+pub use gitignore::IgnoreFile;
 pub use options::{Limits, Options};
 pub use path::RelPath;
 pub use progress::{Copied, Progress, Step};
