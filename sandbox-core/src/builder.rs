@@ -501,7 +501,7 @@ fn resolve(workspace: &Workspace) -> Result<Workspace, Error> {
         return Err(Error::new(ErrorKind::Invalid, operation())
             .with_detail("the root of the file system is no workspace"));
     }
-    let patterns = workspace.lists().check();
+    let patterns = workspace.lists().and_then(|lists| lists.check());
     patterns.map_err(|error| {
         Error::new(ErrorKind::Invalid, operation()).with_detail(error.to_string())
     })?;

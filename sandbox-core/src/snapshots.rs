@@ -98,7 +98,7 @@ impl Snapshots {
     ) -> Result<Vec<WorkspaceSnapshot>, Error> {
         let mut all = Vec::new();
         for (index, workspace) in workspaces.iter().enumerate() {
-            let (space, options) = (self.space(index)?, options(workspace));
+            let (space, options) = (self.space(index)?, options(workspace)?);
             let taken = match name {
                 Some(name) => space.snapshot(&workspace.host, name, &options),
                 None => space.snapshot_automatic(&workspace.host, &options),
@@ -152,7 +152,7 @@ impl Snapshots {
     ) -> Result<Changes, Error> {
         let compared = each(workspaces, |index, workspace| {
             let other = other.map_or(Against::Folder(&workspace.host), Against::Snapshot);
-            let changes = self.space(index)?.diff(name, other, &options(workspace));
+            let changes = self.space(index)?.diff(name, other, &options(workspace)?);
             Ok(WorkspaceChanges {
                 workspace: workspace.host.clone(),
                 changes: changes.map_err(failed)?,
@@ -171,7 +171,7 @@ impl Snapshots {
     ) -> Result<Vec<RestoreReport>, Error> {
         let patterns: Vec<&str> = patterns.iter().map(String::as_str).collect();
         each(workspaces, |index, workspace| {
-            let (space, options) = (self.space(index)?, options(workspace));
+            let (space, options) = (self.space(index)?, options(workspace)?);
             let restored = space.restore(&workspace.host, (name, &patterns), &options);
             Ok(restored_of(workspace, &restored.map_err(failed)?))
         })
@@ -245,8 +245,9 @@ pub(crate) fn each<T>(
 }
 
 /// Returns how the snapshots of a workspace are taken: what it ignores and masks is in none.
-pub(crate) fn options(workspace: &Workspace) -> Options {
-    Options::default().with_lists(workspace.lists())
+pub(crate) fn options(workspace: &Workspace) -> Result<Options, Error> {
+    let lists = workspace.lists().map_err(failed)?;
+    Ok(Options::default().with_lists(lists))
 }
 
 impl WorkspaceSnapshot {

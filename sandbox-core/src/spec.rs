@@ -108,6 +108,8 @@ pub struct Workspace {
     pub mask: Vec<String>,
     /// Patterns of paths that come out of the guest and never enter it.
     pub output: Vec<String>,
+    /// Whether what its `.gitignore` files name stays on its own side, too.
+    pub gitignore: bool,
 }
 
 /// A workspace as some version wrote it down.
@@ -125,6 +127,8 @@ struct Written {
     mask: Vec<String>,
     #[serde(default)]
     output: Vec<String>,
+    #[serde(default)]
+    gitignore: bool,
 }
 
 impl From<Written> for Workspace {
@@ -140,6 +144,7 @@ impl From<Written> for Workspace {
             ignore: written.ignore,
             mask: written.mask,
             output: written.output,
+            gitignore: written.gitignore,
         }
     }
 }
@@ -155,6 +160,7 @@ impl Workspace {
             ignore: Vec::new(),
             mask: Vec::new(),
             output: Vec::new(),
+            gitignore: false,
         }
     }
 
@@ -183,6 +189,22 @@ impl Workspace {
         self
     }
 
+    /// Leaves alone what the `.gitignore` files of the folder name, as they are when the machine starts; see
+    /// [`sync::Lists::with_gitignore_of`](crate::sync::Lists::with_gitignore_of).
+    #[must_use]
+    pub fn gitignore(mut self) -> Self {
+        self.gitignore = true;
+        self
+    }
+
+    /// Leaves alone what tools make anew on each machine, as `node_modules` and `target`; see
+    /// [`sync::Lists::with_ignore_generated`](crate::sync::Lists::with_ignore_generated).
+    #[must_use]
+    pub fn ignore_generated(mut self) -> Self {
+        self.ignore.extend(Lists::generated());
+        self
+    }
+
     /// Keeps paths out of the guest, and the guest's paths of that name out of the host.
     #[must_use]
     pub fn mask(mut self, pattern: impl Into<String>) -> Self {
@@ -197,13 +219,16 @@ impl Workspace {
         self
     }
 
-    /// Returns the lists that its session goes by.
-    pub(crate) fn lists(&self) -> Lists {
+    /// Returns the lists that its session goes by, with what the folder says of itself now.
+    pub(crate) fn lists(&self) -> Result<Lists, sandbox_sync::Error> {
         let mut lists = Lists::default();
+        if self.gitignore {
+            lists = lists.with_gitignore_of(&self.host)?;
+        }
         lists.ignore.extend_from_slice(&self.ignore);
         lists.mask.extend_from_slice(&self.mask);
         lists.output.extend_from_slice(&self.output);
-        lists
+        Ok(lists)
     }
 
     /// Puts it at another absolute path inside.

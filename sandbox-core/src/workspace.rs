@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use sandbox_base::{BoxStream, Error, ErrorKind};
-use sandbox_sync::{HeldReason, Mode, Options, RelPath, Report, Resolution, Session, review};
+use sandbox_sync::{
+    HeldReason, Lists, Mode, Options, RelPath, Report, Resolution, Session, review,
+};
 use sandbox_vm::Agent;
 use serde::{Deserialize, Serialize};
 
@@ -196,10 +198,11 @@ impl Workspaces {
         let mut sessions = Vec::new();
         for (index, workspace) in workspaces.iter().enumerate() {
             let stream: BoxStream = agent.service(SERVICE).await?;
+            let lists = lists(workspace).await?;
             let options = options
                 .clone()
                 .with_mode(workspace.mode)
-                .with_lists(workspace.lists())
+                .with_lists(lists)
                 .with_guest_root(&workspace.guest)
                 .with_base_file(history::base(folder, index))
                 .with_undo(history::undo(folder, index));
@@ -232,7 +235,7 @@ impl Workspaces {
         for (index, (workspace, session)) in self.sessions.iter().enumerate() {
             let space = self.snapshots.space(index)?;
             let taken = session
-                .snapshot(&space, name, snapshots::options(workspace))
+                .snapshot(&space, name, snapshots::options(workspace)?)
                 .await;
             let taken = taken.map_err(|error| failed(&workspace.host, error))?;
             all.push(snapshots::taken_of(workspace, taken));
@@ -252,7 +255,7 @@ impl Workspaces {
         let (mut reports, mut missing) = (Vec::new(), None);
         for (index, (workspace, session)) in self.sessions.iter().enumerate() {
             let space = self.snapshots.space(index)?;
-            let options = snapshots::options(workspace);
+            let options = snapshots::options(workspace)?;
             match session.restore(&space, (name, patterns), options).await {
                 Ok(restored) => reports.push(snapshots::restored_of(workspace, &restored)),
                 Err(error) if error.kind() == ErrorKind::NotFound => missing = Some(error),
@@ -429,6 +432,15 @@ impl ReviewReport {
                 .collect(),
         }
     }
+}
+
+/// Returns the lists that a workspace goes by, which may have to be looked for in it.
+async fn lists(workspace: &Workspace) -> Result<Lists, Error> {
+    let asked = workspace.clone();
+    let lists = tokio::task::spawn_blocking(move || asked.lists()).await;
+    let lists =
+        lists.map_err(|error| Error::io("read the path rules", std::io::Error::other(error)))?;
+    lists.map_err(|error| failed(&workspace.host, error))
 }
 
 fn failed(workspace: &Path, error: sandbox_sync::Error) -> Error {

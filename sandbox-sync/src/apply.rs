@@ -128,7 +128,7 @@ fn order(ops: &[Op]) -> Vec<usize> {
 
 /// The parts of a repository, in the order in which they may be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum GitPart {
+pub(crate) enum GitPart {
     Objects,
     Outside,
     Inside,
@@ -136,7 +136,7 @@ enum GitPart {
 }
 
 impl GitPart {
-    fn of(path: &RelPath) -> Self {
+    pub(crate) fn of(path: &RelPath) -> Self {
         let mut names = path.components().skip_while(|name| *name != b".git");
         if names.next().is_none() {
             return Self::Outside;
@@ -151,6 +151,23 @@ impl GitPart {
             }
         }
         Self::Inside
+    }
+
+    /// Returns where the objects may be that a ref leads to: beside it, and in the repository that holds it; for an
+    /// object, the folder of them all.
+    pub(crate) fn objects_of(path: &RelPath) -> impl Iterator<Item = RelPath> + use<> {
+        let folders: Vec<RelPath> = std::iter::successors(path.parent(), RelPath::parent).collect();
+        let is_git = |folder: &RelPath| folder.components().any(|name| name == b".git");
+        let objects = |folder: &RelPath| match folder.name() {
+            b"objects" => Some(folder.clone()),
+            _ => RelPath::join(Some(folder), b"objects").ok(),
+        };
+        let found: Vec<_> = folders
+            .iter()
+            .filter(|folder| is_git(folder))
+            .filter_map(objects)
+            .collect();
+        found.into_iter()
     }
 }
 

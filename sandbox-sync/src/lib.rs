@@ -77,7 +77,16 @@
 //! separate files. It does not merge within a file. Names that differ only by case or Unicode form are not
 //! told apart yet from what a file system that folds them makes of them. A program that writes through a
 //! descriptor which it opened before the file was replaced writes to the old file, as with an editor that
-//! saves by rename. Only Unix hosts so far.
+//! saves by rename. A database that keeps a log beside it is several files that arrive one after the other:
+//! whole once its writer has stopped, while it writes a mixture, so ignore it or stop its writer. Only Unix
+//! hosts so far.
+//!
+//! # Ignored
+//!
+//! [`Lists`] name what stays on its own side. Nothing does by default but git's locks;
+//! [`Lists::with_ignore_generated`] adds what tools make anew on each machine, and
+//! [`Lists::with_gitignore_of`] what `.gitignore` files name. What is ignored from some session on stays as it
+//! is on both sides.
 //!
 //! # Git
 //!
@@ -104,6 +113,7 @@ mod base;
 mod error;
 #[cfg(all(fuzzing, unix))]
 pub mod fuzzing;
+mod gitignore;
 mod glob;
 mod options;
 pub mod path;
@@ -150,6 +160,7 @@ mod transfer;
 mod watch;
 
 pub use error::Error;
+pub use gitignore::IgnoreFile;
 pub use options::{Limits, Options};
 pub use path::RelPath;
 pub use progress::{Copied, Progress, Step};

@@ -3,7 +3,7 @@
 //! Host and guest use the same type; the host drives its own directly and the guest's over the
 //! [protocol](crate::protocol). Everything here blocks and belongs on a blocking thread.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
@@ -12,18 +12,21 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use crate::apply::{Outcomes, Staged, apply};
+use crate::apply::{GitPart, Outcomes, Staged, apply};
 use crate::delta::{self, Index, Old};
 use crate::path::RelPath;
 use crate::protocol::{CHUNK, MARKS, Mark, Part, Piece};
 use crate::reconcile::Op;
 use crate::root::{Facts, Root};
 use crate::rules::Rules;
-use crate::scan::{Bounds, Place, Scanner, open_file};
+use crate::scan::{Bounds, Changed, Place, Scanner, open_file};
 use crate::stage::{Modified, Owner, StagedFile, Staging, flush};
 use crate::transfer::{Bundle, Bundler};
 use crate::tree::{Digest, Entry, Tree};
-use crate::watch::{Dirt, Watch};
+use crate::watch::{Depth, Dirt, Watch};
+
+/// How often the objects of a repository are looked at again while somebody takes some away.
+const LOOKS: usize = 4;
 
 /// What a replica needs to know besides its root.
 #[derive(Debug, Clone)]
@@ -72,6 +75,77 @@ impl Replica {
         if !self.root.is_in_place() {
             return Err(io::ErrorKind::NotFound.into());
         }
+        let mut changed = self.look(thorough)?;
+        let mut objects = self.objects_behind(&changed.paths);
+        for _ in 0..LOOKS {
+            if objects.is_empty() {
+                break;
+            }
+            let later = self.look_at_objects(objects)?;
+            objects = self.objects_behind(&later.paths);
+            self.join(&mut changed, later);
+        }
+        Ok(changed.paths)
+    }
+
+    /// Adds what a later look found. What had come since the last scan and is gone again never was.
+    fn join(&self, changed: &mut Changed, later: Changed) {
+        let is_gone = |path: &RelPath| self.tree.entry(path).is_none();
+        let came = later
+            .new
+            .into_iter()
+            .filter(|path| changed.paths.binary_search(path).is_err());
+        let came: Vec<RelPath> = came.collect();
+        changed.paths.extend(later.paths);
+        changed.paths.sort();
+        changed.paths.dedup();
+        changed.new.extend(came);
+        changed
+            .paths
+            .retain(|path| !(changed.new.contains(path) && is_gone(path)));
+        changed.new.retain(|path| !is_gone(path));
+    }
+
+    /// Returns the folders of the objects that a look may have come too early for: those that a ref leads to
+    /// which has moved, and the pack that has what was taken away beside it (`S42`). All of them were there
+    /// before it was found, so the next look finds them.
+    fn objects_behind(&self, found: &[RelPath]) -> BTreeSet<RelPath> {
+        let leans = |path: &&RelPath| match GitPart::of(path) {
+            GitPart::Refs => true,
+            GitPart::Objects => self.tree.entry(path).is_none(),
+            GitPart::Outside | GitPart::Inside => false,
+        };
+        let folders = found.iter().filter(leans).flat_map(GitPart::objects_of);
+        folders
+            .filter(|path| self.tree.entry(path).is_some())
+            .collect()
+    }
+
+    /// Looks at objects alone: a ref that is read now might lead to others.
+    fn look_at_objects(&mut self, folders: BTreeSet<RelPath>) -> io::Result<Changed> {
+        let is_object = |path: &RelPath, _: &mut Depth| GitPart::of(path) == GitPart::Objects;
+        let objects = match self.watch.take() {
+            Dirt::Everything => {
+                self.watch.lose();
+                let whole = |path| (path, Depth::Beneath);
+                folders.into_iter().map(whole).collect()
+            }
+            Dirt::Paths(mut paths) => {
+                let objects = paths.extract_if(.., is_object).collect();
+                self.watch.put_back(paths);
+                objects
+            }
+        };
+        let place = Place {
+            root: &self.root,
+            rules: &self.setup.rules,
+            bounds: self.setup.bounds,
+        };
+        let looked = self.scanner.look(place, (&mut self.tree, objects));
+        looked.inspect_err(|_| self.watch.lose())
+    }
+
+    fn look(&mut self, thorough: bool) -> io::Result<Changed> {
         let place = Place {
             root: &self.root,
             rules: &self.setup.rules,

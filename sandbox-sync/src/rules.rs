@@ -13,10 +13,13 @@
 //! (`GIT~1`), and bare repositories that a guest lays out in an ordinary folder (`HEAD`, `config`,
 //! `objects`, `refs` beside each other), which `git` accepts unless `safe.bareRepository` is `explicit`.
 
+use std::path::Path;
+
 use sandbox_base::ErrorKind;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
+use crate::gitignore::{self, GitIgnore, IgnoreFile};
 use crate::glob::Glob;
 use crate::path::RelPath;
 use crate::tree::Entry;
@@ -125,6 +128,29 @@ const SEED: &[&str] = &[
 /// A lock of one side's git means nothing on the other.
 const IGNORE: &[&str] = &[".git/**/*.lock"];
 
+/// What tools make anew on each machine, and often differently.
+const GENERATED: &[&str] = &[
+    "node_modules",
+    "bower_components",
+    ".venv",
+    "venv",
+    "__pycache__",
+    ".tox",
+    ".nox",
+    ".mypy_cache",
+    ".pytest_cache",
+    ".ruff_cache",
+    "target",
+    ".gradle",
+    ".next",
+    ".nuxt",
+    ".parcel-cache",
+    ".turbo",
+    ".terraform",
+    "zig-cache",
+    ".zig-cache",
+];
+
 /// The lists, as patterns: names joined by `/`; `*`, `?` within a name, `**` across names; at any depth
 /// unless they begin with `/`; covering what is beneath a match.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -132,6 +158,8 @@ const IGNORE: &[&str] = &[".git/**/*.lock"];
 pub struct Lists {
     /// Stays on its own side.
     pub ignore: Vec<String>,
+    /// What says the same in git's own words; see [`Lists::with_gitignore_of`].
+    pub gitignore: Vec<IgnoreFile>,
     /// Never enters the guest, never comes back.
     pub mask: Vec<String>,
     /// Exceptions from `mask`.
@@ -153,6 +181,7 @@ impl Default for Lists {
         let list = |names: &[&str]| names.iter().map(ToString::to_string).collect();
         Self {
             ignore: list(IGNORE),
+            gitignore: Vec::new(),
             mask: list(MASK),
             unmask: list(UNMASK),
             output: Vec::new(),
@@ -169,6 +198,33 @@ impl Lists {
     pub fn with_ignore(mut self, pattern: impl Into<String>) -> Self {
         self.ignore.push(pattern.into());
         self
+    }
+
+    /// Leaves on its own side what tools make anew on each machine: `node_modules`, `target`, `.venv`,
+    /// `__pycache__` and their like.
+    #[must_use]
+    pub fn with_ignore_generated(mut self) -> Self {
+        self.ignore.extend(Self::generated());
+        self
+    }
+
+    /// Returns the patterns of [`Lists::with_ignore_generated`].
+    pub fn generated() -> impl Iterator<Item = String> {
+        GENERATED.iter().map(ToString::to_string)
+    }
+
+    /// Leaves on its own side what the `.gitignore` files of a folder name, as they are now: a session goes
+    /// by what they said when it was opened, and what a later one ignores it leaves untouched on both
+    /// sides. A pattern for folders, as `build/`, counts for files too. What git tracks although it is
+    /// ignored is ignored.
+    ///
+    /// # Errors
+    ///
+    /// `Exhausted` where the files are longer together than a mebibyte, or lie among more than a million
+    /// names; `NotFound` and `PermissionDenied` for the folder.
+    pub fn with_gitignore_of(mut self, folder: &Path) -> Result<Self, Error> {
+        self.gitignore.extend(gitignore::read(folder)?);
+        Ok(self)
     }
 
     /// Adds a pattern of paths that never enter the guest.
@@ -229,6 +285,7 @@ pub(crate) enum Flow {
 #[derive(Debug, Clone)]
 pub(crate) struct Rules {
     ignore: Vec<Glob>,
+    gitignore: GitIgnore,
     mask: Vec<Glob>,
     unmask: Vec<Glob>,
     output: Vec<Glob>,
@@ -244,6 +301,7 @@ impl Rules {
         let held = parse(&lists.held, true)?;
         Ok(Self {
             ignore: parse(&lists.ignore, false)?,
+            gitignore: GitIgnore::new(&lists.gitignore)?,
             mask: parse(&lists.mask, true)?,
             unmask: parse(&lists.unmask, true)?,
             output: parse(&lists.output, false)?,
@@ -261,7 +319,7 @@ impl Rules {
         match folder {
             Flow::Ignored | Flow::Masked | Flow::Seed | Flow::OutputHeld => folder,
             _ if path.name().starts_with(STAGING_PREFIX.as_bytes()) => Flow::Ignored,
-            _ if any(&self.ignore) => Flow::Ignored,
+            _ if any(&self.ignore) || self.gitignore.ignores(path) => Flow::Ignored,
             _ if any(&self.mask) && !any(&self.unmask) => Flow::Masked,
             Flow::Both | Flow::Output if folder == Flow::Output || any(&self.output) => {
                 match any(&self.held) {
@@ -454,6 +512,16 @@ mod tests {
     #[test]
     fn s48_our_own_staging_is_never_looked_at() {
         assert_eq!(flow("a/.sandbox-sync-1/x"), Flow::Ignored);
+    }
+
+    #[test]
+    fn s44_what_is_made_anew_stays_on_its_side_if_that_is_asked_for() {
+        let rules = Rules::new(&Lists::default().with_ignore_generated()).unwrap();
+        for path in ["node_modules", "a/target", ".venv"] {
+            let path_of = RelPath::new(path).unwrap();
+            assert_eq!(rules.walk().flow(&path_of), Flow::Ignored, "{path}");
+            assert_eq!(flow(path), Flow::Both, "{path}");
+        }
     }
 
     #[test]

@@ -6,7 +6,8 @@
 //!
 //! The threshold for mass deletion is a share *and* a number: more than half of the files, which normal
 //! work on a large tree does not remove between two cycles, and at least fifty of them, so that small
-//! trees can be worked on freely.
+//! trees can be worked on freely. What `git gc` removes because a pack has it would be more in a small
+//! repository: loose objects do not count as far as the packs of the side that lost them have room for them.
 
 use std::fmt;
 
@@ -144,12 +145,19 @@ pub(crate) fn check(
         let gone = deleted()
             .filter(|op| op.old.as_ref().is_some_and(|e| !e.is_directory()))
             .count();
-        let share = gone.saturating_mul(100) > files.saturating_mul(thresholds.percent.into());
+        let too_many = |gone: usize| {
+            let share = gone.saturating_mul(100) > files.saturating_mul(thresholds.percent.into());
+            share && gone >= thresholds.files
+        };
+        let packed = || {
+            let loose = deleted().filter(|op| is_loose_object(&op.path)).count();
+            loose.min(packed_objects(tree))
+        };
         if tree.tracked() == 0 && base.len() > 1 && gone > 0 {
             Some(Halt::Emptied { side })
         } else if deleted().any(|op| op.path.as_bytes() == b".git/HEAD") {
             Some(Halt::RepositoryDeleted { side })
-        } else if share && gone >= thresholds.files {
+        } else if too_many(gone) && too_many(gone - packed()) {
             Some(Halt::MassDeletion {
                 side,
                 files: gone,
@@ -174,6 +182,83 @@ pub(crate) fn forget_deleted(base: &mut Tree, sides: [&Tree; 2]) {
     }
 }
 
+/// Tells whether a repository keeps one object at `path`, as a file of its own.
+fn is_loose_object(path: &RelPath) -> bool {
+    let mut names = path.components().rev();
+    let mut is = |holds: fn(&[u8]) -> bool| names.next().is_some_and(holds);
+    is(|name| name.len() >= 38 && name.iter().all(u8::is_ascii_hexdigit))
+        && is(|name| name.len() == 2 && name.iter().all(u8::is_ascii_hexdigit))
+        && is(|name| name == b"objects")
+        && names.any(|name| name == b".git")
+}
+
+/// Returns about how many objects the packs of all repositories in `tree` hold, by the lengths of their
+/// indexes (`gitformat-pack(5)`): a table of 1,024 bytes and some more, then 28 bytes for each object.
+fn packed_objects(tree: &Tree) -> usize {
+    let indexes = tree.iter().filter(|(path, _)| {
+        let mut names = path.components().rev();
+        names.next().is_some_and(|name| name.ends_with(b".idx"))
+            && names.next() == Some(b"pack")
+            && names.next() == Some(b"objects")
+            && names.any(|name| name == b".git")
+    });
+    let sizes = indexes.filter_map(|(_, entry)| Some(entry.content()?.1));
+    let objects = sizes
+        .map(|size| size.saturating_sub(1_072) / 28)
+        .sum::<u64>();
+    usize::try_from(objects).unwrap_or(usize::MAX)
+}
+
 fn is_deletion(op: &Op) -> bool {
     op.new.is_none()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tree::{Digest, Entry};
+
+    fn file(size: u64) -> Entry {
+        Entry::File {
+            digest: Digest::of(b""),
+            size,
+            executable: false,
+        }
+    }
+
+    /// What is said of a guest that lost a hundred loose objects of a tree with few other files, and has this
+    /// index of a pack.
+    fn halt(index: Option<(&str, u64)>) -> Option<Halt> {
+        let path = |text: &str| RelPath::new(text).unwrap();
+        let loose = |number: usize| path(&format!(".git/objects/ab/{number:038x}"));
+        let mut base = Tree::default();
+        base.set(path("a"), Some(file(1)));
+        let mut guest = base.clone();
+        if let Some((name, size)) = index {
+            guest.set(path(name), Some(file(size)));
+        }
+        let mut plan = Plan::default();
+        for number in 0..100 {
+            base.set(loose(number), Some(file(1)));
+            plan.to_host.push(Op {
+                path: loose(number),
+                old: Some(file(1)),
+                new: None,
+            });
+        }
+        check(&base, [&base, &guest], &plan, Thresholds::default())
+    }
+
+    #[test]
+    fn s21_what_git_packs_is_not_deleted() {
+        let pack = ".git/objects/pack/pack-1.idx";
+        assert_eq!(halt(Some((pack, 1_072 + 100 * 28))), None);
+        let mass = |halt: Option<Halt>| matches!(halt, Some(Halt::MassDeletion { .. }));
+        assert!(mass(halt(None)), "no pack");
+        assert!(mass(halt(Some((pack, 1_072 + 20 * 28)))), "no room");
+        assert!(
+            mass(halt(Some(("pack/pack-1.idx", 1 << 20)))),
+            "no repository"
+        );
+    }
 }

@@ -53,6 +53,15 @@ impl Bounds {
     }
 }
 
+/// What a scan found that is not what it was.
+#[derive(Debug, Default)]
+pub(crate) struct Changed {
+    /// The paths, in order.
+    pub(crate) paths: Vec<RelPath>,
+    /// Those of them where a repository keeps its objects and nothing was before.
+    pub(crate) new: HashSet<RelPath>,
+}
+
 /// Scans one root again and again, under the same rules.
 #[derive(Debug, Default)]
 pub(crate) struct Scanner {
@@ -79,23 +88,23 @@ impl Scanner {
     }
 
     /// Looks at everything and brings `tree`, which this scanner found before or which is empty, up to
-    /// date. Returns the paths that are not what they were, in order.
+    /// date.
     ///
     /// # Errors
     ///
     /// When the root itself cannot be read, or holds more than the bounds allow; `tree` stays as it was.
-    pub(crate) fn scan(&self, place: Place<'_>, tree: &mut Arc<Tree>) -> io::Result<Vec<RelPath>> {
+    pub(crate) fn scan(&self, place: Place<'_>, tree: &mut Arc<Tree>) -> io::Result<Changed> {
         let mut worker = Worker::default();
         let (path, flow) = (None, Flow::Both);
         worker.below.push(Task { path, flow });
         let found = self.walk(place, tree).run(worker)?;
         Ok(match found.is_nothing() {
-            true => Vec::new(),
+            true => Changed::default(),
             false => found.settle(Arc::make_mut(tree)),
         })
     }
 
-    /// Brings `tree` up to date where it is dirty. Returns the paths that are not what they were, in order.
+    /// Brings `tree` up to date where it is dirty.
     ///
     /// # Errors
     ///
@@ -104,7 +113,7 @@ impl Scanner {
         &self,
         place: Place<'_>,
         (tree, dirt): (&mut Arc<Tree>, BTreeMap<RelPath, Depth>),
-    ) -> io::Result<Vec<RelPath>> {
+    ) -> io::Result<Changed> {
         let walk = self.walk(place, tree);
         let mut look = Look {
             walk: &walk,
@@ -119,7 +128,7 @@ impl Scanner {
         let (worker, folders) = (look.worker, look.folders);
         let found = walk.run(worker)?;
         if found.is_nothing() {
-            return Ok(Vec::new());
+            return Ok(Changed::default());
         }
         let changed = found.settle(Arc::make_mut(tree));
         let is_folder = |path: &RelPath| tree.entry(path).is_some_and(Entry::is_directory);
@@ -324,7 +333,7 @@ mod tests {
             rules,
             bounds,
         };
-        scanner.scan(place, tree)
+        Ok(scanner.scan(place, tree)?.paths)
     }
 
     #[test]

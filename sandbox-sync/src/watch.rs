@@ -21,6 +21,7 @@
 //! folders in it may not be watched, keeps what whole scans find without an event, and never leaves out what
 //! lies in a folder that could not be read. Elsewhere than on Linux events are only hints, and every cycle reads everything.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -127,6 +128,16 @@ impl Watch {
     pub(crate) fn mark(&self, path: &RelPath) {
         if let Some(events) = &self.events {
             events.mark(path);
+        }
+    }
+
+    /// Calls dirty again what was taken and is left for the next look, and hints at it.
+    pub(crate) fn put_back(&self, paths: BTreeMap<RelPath, Depth>) {
+        if let Some(events) = &self.events
+            && !paths.is_empty()
+        {
+            events.put_back(paths);
+            self.changed.notify_one();
         }
     }
 

@@ -3,6 +3,7 @@
 use std::fs;
 
 use crate::support::{Place, note_microvm, write};
+use crate::terminal::Terminal;
 
 const NAME: &str = "lab";
 
@@ -79,8 +80,42 @@ fn what_is_done_inside_is_reviewed_from_outside() {
     place.run(&["sync", "flush", NAME]).exited(0);
     write(project.join("late"), "here\n");
     place.run(&["sync", "conflicts", NAME]).exited(0);
+    it_is_paged_for_a_person(&place);
     place.run(&["rm", "-f", NAME]).exited(0);
     place.assert_clean();
+}
+
+/// A long difference goes through the pager where there is a terminal, one that the guest cannot speak to; without
+/// a terminal, or without that pager, it is printed.
+fn it_is_paged_for_a_person(place: &Place) {
+    let script = "seq 40 >long; printf '\\033[2Jevil\\n' >>long; echo >short";
+    place.run(&["exec", NAME, "sh", "-ec", script]).exited(0);
+    let shown = |pager: &str, path: &str, last: &str| {
+        let terminal = Terminal::open(40, 100);
+        let mut command = place.tool(&["diff", NAME, path]);
+        command.env("PAGER", pager).env("TERM", "xterm");
+        let status = command.stdout(terminal.end()).status().unwrap();
+        assert!(status.success());
+        terminal.wait_for(last);
+        terminal
+    };
+    let paged = shown("sed s/^/paged:/", "long", "evil");
+    assert!(paged.shows("paged:") && paged.shows("\\u{1b}[2Jevil"));
+    assert!(
+        !paged.shows("\u{1b}[2J"),
+        "the guest speaks to the terminal"
+    );
+    assert!(!shown("sed s/^/paged:/", "short", "@@").shows("paged:"));
+    assert!(shown("no-such-pager", "long", "evil").shows("+40"));
+    // One that has seen enough is no failure.
+    shown("head -n 1", "long", "long");
+    let mut piped = place.tool(&["diff", NAME, "long"]);
+    let piped = piped.env("PAGER", "sed s/^/paged:/").output().unwrap();
+    let piped = String::from_utf8(piped.stdout).unwrap();
+    assert!(
+        piped.contains("\n+40\n") && !piped.contains("paged:"),
+        "{piped}"
+    );
 }
 
 fn it_is_shown(place: &Place) {

@@ -13,14 +13,14 @@ use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
 use crate::support::{Place, note_microvm, wait_until};
 
 /// A terminal, and what came out of it.
-struct Terminal {
+pub(crate) struct Terminal {
     keys: File,
     screen: Arc<Mutex<Vec<u8>>>,
     inner: OwnedFd,
 }
 
 impl Terminal {
-    fn open(rows: u16, columns: u16) -> Self {
+    pub(crate) fn open(rows: u16, columns: u16) -> Self {
         let outer = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
         grantpt(&outer).unwrap();
         unlockpt(&outer).unwrap();
@@ -60,12 +60,17 @@ impl Terminal {
         self.keys.write_all(keys.as_bytes()).unwrap();
     }
 
-    fn shows(&self, text: &str) -> bool {
+    pub(crate) fn shows(&self, text: &str) -> bool {
         String::from_utf8_lossy(&self.screen.lock().unwrap()).contains(text)
     }
 
-    fn wait_for(&self, text: &str) {
+    pub(crate) fn wait_for(&self, text: &str) {
         wait_until(&format!("{text:?} on the screen"), || self.shows(text));
+    }
+
+    /// Returns what a program has that runs in it.
+    pub(crate) fn end(&self) -> OwnedFd {
+        self.inner.try_clone().unwrap()
     }
 
     fn is_cooked(&self) -> bool {
@@ -83,11 +88,10 @@ fn a_shell_has_a_terminal_that_follows_the_window() {
     let mut command = place.command("setsid");
     command.args(["--ctty", "--wait", env!("CARGO_BIN_EXE_sandbox")]);
     command.args(["run", "--rm", "--no-workspace", "shell"]);
-    let end = |fd: &OwnedFd| fd.try_clone().unwrap();
     command
-        .stdin(end(&terminal.inner))
-        .stdout(end(&terminal.inner))
-        .stderr(end(&terminal.inner));
+        .stdin(terminal.end())
+        .stdout(terminal.end())
+        .stderr(terminal.end());
     let mut child = command.spawn().unwrap();
     drop(command);
 

@@ -10,6 +10,7 @@ mod commands;
 mod detached;
 mod network;
 mod place;
+mod real_work;
 mod review;
 mod rounds;
 mod saved;

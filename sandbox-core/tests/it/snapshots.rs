@@ -1,10 +1,11 @@
 //! Snapshots of workspaces: before commands, by the owner, and through its socket.
 
 use std::fs;
+use std::path::Path;
 
 use sandbox_core::{ErrorKind, Sandbox, Workspace};
 
-use crate::place::{Place, promptly, sh};
+use crate::place::{Place, count_microvm, promptly, sh};
 
 /// The owner takes and restores between two cycles; another handle has it do so through its socket.
 #[tokio::test(flavor = "multi_thread")]
@@ -62,10 +63,29 @@ async fn what_an_agent_did_is_taken_back_while_it_runs() {
         .unwrap();
     let gone = promptly(sandbox.restore_workspaces("after", &[])).await;
     assert_eq!(gone.unwrap_err().kind(), ErrorKind::NotFound);
+    at_rest_it_is_taken_back_by_whoever_asks(&owner, &project).await;
     promptly(owner.remove()).await.unwrap();
     let spaces = place.dirs.state.join("snapshots/spaces");
     assert_eq!(fs::read_dir(spaces).unwrap().count(), 0);
     place.assert_empty().await;
+}
+
+/// Nobody owns it then, so there is no session: the folder is restored as it lies there, and what was restored goes
+/// in when the machine starts again.
+async fn at_rest_it_is_taken_back_by_whoever_asks(sandbox: &Sandbox, project: &Path) {
+    sh(sandbox, "echo newest > src/a; echo m > src/m").await;
+    promptly(sandbox.stop()).await.unwrap();
+    assert_eq!(fs::read(project.join("src/a")).unwrap(), b"newest\n");
+    let reports = promptly(sandbox.restore_workspaces("auto-000001", &[])).await;
+    let reports = reports.unwrap();
+    assert_eq!(reports[0].done, ["src/a", "src/m", "src/n"]);
+    assert_eq!(fs::read(project.join("src/a")).unwrap(), b"old\n");
+    // As it was before is kept as well.
+    let listed = names(sandbox).await;
+    assert!(listed.contains(&reports[0].before), "{listed:?}");
+    count_microvm();
+    sandbox.start().await.unwrap();
+    assert_eq!(sh(sandbox, "cat src/a; ls src").await, "old\na");
 }
 
 async fn names(sandbox: &Sandbox) -> Vec<String> {

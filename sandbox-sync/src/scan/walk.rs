@@ -21,7 +21,8 @@ use rustix::fs::FileType;
 use rustix::io::Errno;
 
 use super::names::Names;
-use super::{Place, RACY, hash, open_file, read_link};
+use super::{Changed, Place, RACY, hash, open_file, read_link};
+use crate::apply::GitPart;
 use crate::path::RelPath;
 use crate::root::Facts;
 use crate::rules::Flow;
@@ -343,8 +344,18 @@ impl Found {
         self.new.is_empty() && self.gone.is_empty() && self.failed.is_empty()
     }
 
-    /// Carries everything over to `tree` and returns the paths that are not what they were, in order.
-    pub(super) fn settle(mut self, tree: &mut Tree) -> Vec<RelPath> {
+    /// Carries everything over to `tree`.
+    pub(super) fn settle(self, tree: &mut Tree) -> Changed {
+        let news = self.new.iter().map(Item::path);
+        let is_new =
+            |path: &&RelPath| GitPart::of(path) == GitPart::Objects && tree.entry(path).is_none();
+        let new = news.filter(is_new).cloned().collect();
+        let paths = self.carry_over(tree);
+        Changed { paths, new }
+    }
+
+    /// Returns the paths that are not what they were, in order.
+    fn carry_over(mut self, tree: &mut Tree) -> Vec<RelPath> {
         // A folder that could not be read was taken for one at first.
         self.new
             .retain(|item| !self.failed.contains_key(item.path()));

@@ -1,5 +1,6 @@
 //! Events of `notify`, where only hints are to be had: they tell when to look, not where.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
@@ -7,7 +8,7 @@ use notify::event::{AccessKind, AccessMode};
 use notify::{Config, Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::Notify;
 
-use super::Dirt;
+use super::{Depth, Dirt};
 use crate::path::RelPath;
 use crate::rules::STAGING_PREFIX;
 
@@ -61,6 +62,9 @@ impl Events {
 
     #[allow(clippy::unused_self, reason = "the same shape as on Linux")]
     pub(super) fn mark(&self, _: &RelPath) {}
+
+    #[allow(clippy::unused_self, reason = "the same shape as on Linux")]
+    pub(super) fn put_back(&self, _: BTreeMap<RelPath, Depth>) {}
 
     #[allow(clippy::unused_self, reason = "the same shape as on Linux")]
     pub(super) fn lose(&self) {}

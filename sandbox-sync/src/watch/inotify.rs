@@ -4,7 +4,7 @@
 //! until the scan, which its move made dirty, finds it elsewhere and says so. Events are queued by the call
 //! that changes something, so whoever drains the queue knows all that was done before.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -152,6 +152,13 @@ impl Events {
 
     pub(super) fn mark(&self, path: &RelPath) {
         self.inner.state().add(path, Depth::Beneath);
+    }
+
+    pub(super) fn put_back(&self, paths: BTreeMap<RelPath, Depth>) {
+        let mut state = self.inner.state();
+        for (path, depth) in paths {
+            state.dirt.add(path, depth);
+        }
     }
 
     pub(super) fn lose(&self) {

@@ -2,6 +2,9 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant};
+
+use sandbox_sync::Session;
 
 use crate::pair::{Pair, assert_clean, read, write};
 
@@ -57,4 +60,103 @@ async fn s42_commits_and_collections_of_the_guest_arrive_whole() {
     assert_clean(&session.flush().await.unwrap());
     git(&guest, &["fsck", "--strict"]);
     assert_eq!(git(&guest, &["rev-list", "--count", "HEAD"]), "7");
+}
+
+/// What somebody who works in a repository waits between two steps: less than a cycle takes.
+const PAUSE: Duration = Duration::from_millis(3);
+
+/// Opens a session that synchronizes by itself.
+async fn at_work(pair: &Pair) -> Session {
+    let timing = (Duration::from_millis(2), Duration::from_secs(60));
+    let options = pair.options().with_timing(timing.0, timing.1);
+    pair.start_with(options).await.unwrap()
+}
+
+/// Whoever looks at the host's repository while refs move finds what they lead to. No git is fast enough to
+/// show it: here the objects are empty files, and packs that take the place of others hold the number of the
+/// last object.
+#[tokio::test(flavor = "multi_thread")]
+async fn s42_what_a_ref_leads_to_is_there_before_it() {
+    let pair = Pair::new();
+    let (host, guest) = (pair.host(".git"), pair.guest(".git"));
+    for folder in ["refs", "objects/aa", "objects/bb"] {
+        std::fs::create_dir_all(host.join(folder)).unwrap();
+    }
+    for name in ["HEAD", "refs/main", "objects/aa/0"] {
+        write(host.join(name), "0");
+    }
+    let session = at_work(&pair).await;
+    let working = std::thread::spawn(move || {
+        let until = Instant::now() + Duration::from_secs(2);
+        let mut number = 0;
+        while Instant::now() < until {
+            number += 1;
+            std::thread::sleep(PAUSE);
+            let folder = ["aa", "bb"][number % 2];
+            write(guest.join(format!("objects/{folder}/{number}")), "");
+            write(guest.join("ref~"), number.to_string());
+            std::fs::rename(guest.join("ref~"), guest.join("refs/main")).unwrap();
+        }
+        number
+    });
+    let mut seen = 0;
+    while !working.is_finished() {
+        let number: usize = read(host.join("refs/main")).parse().unwrap();
+        let folder = if number == 0 {
+            "aa"
+        } else {
+            ["aa", "bb"][number % 2]
+        };
+        let object = host.join(format!("objects/{folder}/{number}"));
+        assert!(object.exists(), "{number} is not there");
+        seen += usize::from(number > 0);
+        tokio::time::sleep(Duration::from_micros(200)).await;
+    }
+    assert!(seen > 0, "nothing arrived meanwhile");
+    let number = working.join().unwrap();
+    assert_clean(&session.flush().await.unwrap());
+    assert_eq!(read(host.join("refs/main")), number.to_string());
+}
+
+/// What git took away because a pack has it goes on the host once the pack is there.
+#[tokio::test(flavor = "multi_thread")]
+async fn s42_objects_go_after_the_pack_that_has_them_came() {
+    let pair = Pair::new();
+    let (host, guest) = (pair.host(".git"), pair.guest(".git"));
+    for folder in ["refs", "objects/aa", "objects/pack"] {
+        std::fs::create_dir_all(host.join(folder)).unwrap();
+    }
+    for name in ["HEAD", "refs/main", "objects/aa/0"] {
+        write(host.join(name), "0");
+    }
+    let session = at_work(&pair).await;
+    let working = std::thread::spawn(move || {
+        let until = Instant::now() + Duration::from_secs(2);
+        let mut number = 0;
+        while Instant::now() < until {
+            std::thread::sleep(PAUSE);
+            write(guest.join(format!("objects/pack/{number}")), "");
+            std::fs::remove_file(guest.join(format!("objects/aa/{number}"))).unwrap();
+            number += 1;
+            write(guest.join(format!("objects/aa/{number}")), "");
+        }
+        number
+    });
+    let mut known = 0;
+    while !working.is_finished() {
+        // Whatever has come is there loose or packed, in this order; the last one may not have come.
+        let is =
+            |place: &str, number: usize| host.join(format!("objects/{place}/{number}")).exists();
+        while is("aa", known + 1) || is("pack", known + 1) {
+            known += 1;
+        }
+        for number in 0..=known {
+            let loose = is("aa", number);
+            assert!(loose || is("pack", number), "{number} is gone");
+        }
+        tokio::time::sleep(Duration::from_micros(200)).await;
+    }
+    assert!(known > 0, "nothing arrived meanwhile");
+    working.join().unwrap();
+    assert_clean(&session.flush().await.unwrap());
 }

@@ -4,9 +4,11 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod crash;
+mod database;
 mod delta;
 mod full;
 mod git;
+mod ignore;
 mod model;
 mod modes;
 mod pair;

@@ -420,6 +420,12 @@ pub(crate) struct Syncing {
     /// Leave paths alone on either side, as `node_modules`
     #[arg(long, value_name = "PATTERN")]
     pub(crate) ignore: Vec<String>,
+    /// Leave alone what the workspaces' own .gitignore files name
+    #[arg(long)]
+    pub(crate) gitignore: bool,
+    /// Leave alone what tools make anew on each machine, as node_modules and target
+    #[arg(long)]
+    pub(crate) ignore_generated: bool,
     /// Let paths come out, from a read-only workspace too, and nothing in, as `/dist`
     #[arg(long, value_name = "PATTERN")]
     pub(crate) output: Vec<String>,
@@ -433,7 +439,8 @@ impl Syncing {
     /// Tells whether it says anything.
     pub(crate) fn is_given(&self) -> bool {
         let patterns = [&self.mask, &self.ignore, &self.output];
-        self.mode.is_some() || patterns.iter().any(|patterns| !patterns.is_empty())
+        let is_listed = patterns.iter().any(|patterns| !patterns.is_empty());
+        self.mode.is_some() || is_listed || self.gitignore || self.ignore_generated
     }
 }
 

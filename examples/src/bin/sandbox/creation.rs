@@ -295,7 +295,11 @@ fn workspaces(creation: &Creation) -> Result<Vec<Workspace>, Failure> {
         workspace.mask.extend_from_slice(&syncing.mask);
         workspace.ignore.extend_from_slice(&syncing.ignore);
         workspace.output.extend_from_slice(&syncing.output);
-        workspace
+        workspace.gitignore = syncing.gitignore;
+        match syncing.ignore_generated {
+            true => workspace.ignore_generated(),
+            false => workspace,
+        }
     };
     Ok(found?.into_iter().map(furnish).collect())
 }
