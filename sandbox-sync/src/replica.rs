@@ -156,7 +156,7 @@ impl Replica {
             _ => {
                 let scanned = self.scanner.scan(place, &mut self.tree);
                 // Some of it no event may have told of.
-                scanned.inspect(|changed| self.watch.found(changed))
+                scanned.inspect(|changed| self.watch.found(&changed.paths))
             }
         };
         scanned.inspect_err(|_| self.watch.lose())
