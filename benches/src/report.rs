@@ -54,15 +54,14 @@ impl Row {
 
     /// Tells whether the aim is met; `None` where there is none.
     pub fn met(&self) -> Option<bool> {
-        let ratio = self.ratio()?;
         match self.aim {
             Aim::None => None,
-            Aim::AtMost(most) => Some(ratio <= most),
-            Aim::AtLeast(least) => Some(ratio >= least),
+            Aim::AtMost(most) => Some(self.ratio()? <= most),
+            Aim::AtLeast(least) => Some(self.ratio()? >= least),
             Aim::Below(most) => Some(median(&self.ours)? < most),
             Aim::AtMostOrAbove(most, above) => {
                 let difference = median(&self.ours)? - median(&self.floor)?;
-                Some(ratio <= most || difference <= above)
+                Some(self.ratio()? <= most || difference <= above)
             }
         }
     }

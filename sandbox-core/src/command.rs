@@ -21,6 +21,7 @@ use sandbox_vm::channel::protocol::{self, Exec, ExecControl, ExitCause, Terminal
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::sync::{mpsc, watch};
 
+use crate::owner::Defaults;
 use crate::sandbox::{Flusher, Sandbox, bytes_of};
 
 /// The most output that [`Command::output`] keeps of each stream, in bytes. More is read and dropped, so
@@ -239,7 +240,9 @@ impl<'a> Command<'a> {
             (protocol::Stdio::Out, self.stdout.unwrap_or(stdout)),
             (protocol::Stdio::Err, self.stderr.unwrap_or(stderr)),
         ];
-        let exec = self.exec(&uses).await?;
+        let defaults = self.sandbox.defaults().await?;
+        let generation = defaults.generation;
+        let exec = self.exec(&uses, defaults).await?;
         let running = self.sandbox.agent().await?.exec(exec).await?;
         let mut child = Child {
             stdin: running.stdin.map(ChildStdin),
@@ -251,12 +254,19 @@ impl<'a> Command<'a> {
             kill_on_drop: self.kill_on_drop,
         };
         let inherited = child.inherit(&uses);
-        child.attend(running.control, running.end, (flusher, inherited));
+        child.attend(
+            running.control,
+            running.end,
+            (flusher, generation, inherited),
+        );
         Ok(child)
     }
 
-    async fn exec(&self, uses: &[(protocol::Stdio, Stdio)]) -> Result<Exec, Error> {
-        let defaults = self.sandbox.defaults().await?;
+    async fn exec(
+        &self,
+        uses: &[(protocol::Stdio, Stdio)],
+        defaults: Defaults,
+    ) -> Result<Exec, Error> {
         #[cfg(unix)]
         if defaults.snapshots {
             drop(self.sandbox.snapshot_workspaces(None).await?);
@@ -337,7 +347,7 @@ impl Child {
     ///
     /// # Errors
     ///
-    /// `Disconnected` when the machine ended first.
+    /// `Disconnected` when the machine ended first, `RolledBack` when the sandbox went back to a snapshot.
     pub async fn wait(&mut self) -> Result<ExitStatus, Error> {
         drop(self.stdin.take());
         let told = self.end.wait_for(Option::is_some).await;
@@ -439,7 +449,7 @@ impl Child {
         &mut self,
         mut controller: ExecController,
         end: ExecEnd,
-        (flusher, inherited): (Flusher, Vec<tokio::task::JoinHandle<()>>),
+        (flusher, generation, inherited): (Flusher, u64, Vec<tokio::task::JoinHandle<()>>),
     ) {
         let (sender, mut controls) = mpsc::channel::<ExecControl>(16);
         let (told, ended) = watch::channel(None);
@@ -473,9 +483,13 @@ impl Child {
             {
                 tracing::warn!(%error, "the workspaces are not in agreement");
             }
-            let ended = exit
-                .map(ExitStatus)
-                .map_err(|error| (error.kind(), error.detail().unwrap_or_default().to_owned()));
+            let ended = match exit {
+                Ok(exit) => Ok(ExitStatus(exit)),
+                Err(_) if flusher.has_gone_back(generation).await => {
+                    Err((ErrorKind::RolledBack, String::new()))
+                }
+                Err(error) => Err((error.kind(), error.detail().unwrap_or_default().to_owned())),
+            };
             told.send_replace(Some(ended));
         });
     }

@@ -58,6 +58,7 @@ enum Open {
 enum Call {
     Describe,
     Defaults,
+    Generation,
     Flush,
     Stop,
     Remove,
@@ -242,6 +243,7 @@ async fn obey(owner: Arc<Owner>, call: Call) -> Result<String, Error> {
     match call {
         Call::Describe => json(&owner.describe()?),
         Call::Defaults => json(&*owner.running()?.defaults),
+        Call::Generation => json(&owner.generation()),
         Call::Flush => {
             let workspaces = owner.running()?.workspaces;
             drop(owner);
@@ -328,6 +330,10 @@ impl Remote {
 
     pub(crate) async fn defaults(&self) -> Result<Defaults, Error> {
         self.call(Call::Defaults).await
+    }
+
+    pub(crate) async fn generation(&self) -> Result<u64, Error> {
+        self.call(Call::Generation).await
     }
 
     pub(crate) async fn flush(&self) -> Result<Vec<SyncReport>, Error> {

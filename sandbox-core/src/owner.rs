@@ -11,7 +11,7 @@ mod rollback;
 pub use rollback::Outside;
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -74,6 +74,8 @@ pub(crate) struct Owner {
     tasks: Mutex<Vec<AbortHandle>>,
     /// Whether it is removed with this value, whatever its lifetime.
     fleeting: AtomicBool,
+    /// How often it went back to a snapshot.
+    generation: AtomicU64,
 }
 
 /// What there is while the machine runs.
@@ -93,6 +95,9 @@ pub(crate) struct Defaults {
     /// Whether a snapshot of the workspaces is taken first.
     #[serde(default)]
     pub(crate) snapshots: bool,
+    /// How often the sandbox had gone back to a snapshot.
+    #[serde(default)]
+    pub(crate) generation: u64,
 }
 
 /// What a sandbox is run by: values of this process, none of which can be written down.
@@ -150,6 +155,7 @@ impl Owner {
             running: watch::Sender::new(None),
             tasks: Mutex::new(vec![logging]),
             fleeting: AtomicBool::new(false),
+            generation: AtomicU64::new(0),
         })
     }
 
@@ -286,6 +292,7 @@ impl Owner {
                 user,
                 cwd,
                 snapshots: spec.snapshots && !spec.workspaces.is_empty(),
+                generation: self.generation(),
             }),
         })
     }
@@ -493,6 +500,11 @@ impl Owner {
             Error::new(ErrorKind::Disconnected, "use the sandbox")
                 .with_detail("it is not running; start it first")
         })
+    }
+
+    /// Returns how often the sandbox has gone back to a snapshot in the care of this owner.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Relaxed)
     }
 
     /// Brings both sides of every workspace into agreement.

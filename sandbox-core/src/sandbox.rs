@@ -455,8 +455,8 @@ impl Sandbox {
     }
 
     /// Goes back to a snapshot: processes, files and memory inside are what they were, with new randomness and
-    /// the present time. What was done inside since is gone; commands that were started since then, and the
-    /// handles of those that run in the snapshot, end as if the sandbox had stopped. The egress policy stays what it is
+    /// the present time. What was done inside since is gone; commands that were started since then end, and
+    /// the handles of those that run in the snapshot, with `RolledBack`. The egress policy stays what it is
     /// now.
     ///
     /// The folders outside stay what they are unless `outside` says otherwise, and nothing there is overwritten
@@ -937,6 +937,16 @@ impl Flusher {
             FlusherLink::Other(Some(remote)) => remote.flush().await.map(drop),
             FlusherLink::Other(None) => Ok(()),
         }
+    }
+
+    /// Tells whether the sandbox has gone back to a snapshot since it had done so `before` times.
+    pub(crate) async fn has_gone_back(&self, before: u64) -> bool {
+        let now = match &self.0 {
+            FlusherLink::Own(owner) => owner.upgrade().map(|owner| owner.generation()),
+            FlusherLink::Other(Some(remote)) => remote.generation().await.ok(),
+            FlusherLink::Other(None) => None,
+        };
+        now.is_some_and(|now| now > before)
     }
 }
 

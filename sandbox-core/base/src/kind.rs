@@ -33,6 +33,8 @@ pub enum ErrorKind {
     Protocol,
     /// The other side is gone: a guest that died, a closed channel, a killed hypervisor.
     Disconnected,
+    /// The sandbox went back to a snapshot: what was asked about is of a time that it has left.
+    RolledBack,
     /// Denied by policy; not a failure of anything.
     Denied,
     /// What was stored is not what was written, by its checksum; nothing was made of it.
@@ -54,6 +56,7 @@ impl ErrorKind {
             Self::Exhausted => "exhausted",
             Self::Protocol => "protocol",
             Self::Disconnected => "disconnected",
+            Self::RolledBack => "rolled-back",
             Self::Denied => "denied",
             Self::Damaged => "damaged",
             Self::Io => "io",

@@ -15,6 +15,7 @@
 use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use sandbox_base::{Error, ErrorKind};
 use sandbox_vm::hypervisor::HypervisorExt;
@@ -149,6 +150,7 @@ impl Owner {
         present: &Running,
         (folder, disk): (&std::path::Path, &std::path::Path),
     ) -> Result<(), Error> {
+        self.generation.fetch_add(1, Ordering::Relaxed);
         self.running.send_replace(None);
         present.workspaces.close().await;
         present.machine.kill().await?;

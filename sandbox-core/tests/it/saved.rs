@@ -5,7 +5,7 @@ use std::path::Path;
 
 use sandbox_core::{ErrorKind, Outside, Sandbox, Started, Workspace};
 
-use crate::place::{Place, sh};
+use crate::place::{Place, promptly, sh};
 
 /// Counts in its own memory, without anybody who waits for it.
 const COUNTER: &str = "setsid sh -c 'n=0; while :; do n=$((n+1)); echo $n > /dev/shm/c.new; \
@@ -36,7 +36,7 @@ async fn r14_a_sandbox_goes_back_and_the_folder_outside_only_when_told() {
     // What nobody waits for lives as long as the session of a command that is still there.
     let mut keeper = sandbox.command("sh");
     let keeper = keeper.arg("-c").arg(format!("{COUNTER}; exec sleep 1000"));
-    let keeper = keeper.spawn().await.unwrap();
+    let mut keeper = keeper.spawn().await.unwrap();
     while sh(&sandbox, "cat /dev/shm/c 2>/dev/null || echo")
         .await
         .is_empty()
@@ -83,7 +83,8 @@ async fn r14_a_sandbox_goes_back_and_the_folder_outside_only_when_told() {
     assert!(!project.join("made").exists());
     let list = format!("cat {inside}/agreed; ls {inside}");
     assert_eq!(sh(&sandbox, &list).await, "two\nagreed\noutside");
-    drop(keeper);
+    let ended = promptly(keeper.wait()).await.unwrap_err();
+    assert_eq!(ended.kind(), ErrorKind::RolledBack, "{ended}");
 
     sandbox.rollback("before", Outside::Restore).await.unwrap();
     sandbox.sync().await.unwrap();
@@ -130,7 +131,10 @@ async fn r15_a_snapshot_that_cannot_be_used_leaves_the_sandbox_as_it_is() {
     assert_eq!(damaged.kind(), ErrorKind::Damaged, "{damaged}");
     assert_eq!(sh(&sandbox, "cat ~/mark").await, "now");
     // Nothing of the attempt is in the way of the next one, through the supervisor too.
+    let mut waiting = sandbox.command("sleep").arg("1000").spawn().await.unwrap();
     sandbox.rollback("other", Outside::Keep).await.unwrap();
+    let ended = promptly(waiting.wait()).await.unwrap_err();
+    assert_eq!(ended.kind(), ErrorKind::RolledBack, "{ended}");
     assert_eq!(sh(&sandbox, "cat ~/mark").await, "first");
     sandbox.stop().await.unwrap();
     let stopped = sandbox.snapshot("third").await.unwrap_err();

@@ -45,7 +45,8 @@ pub(super) struct QemuMachine {
     watchdog: Watchdog,
     qmp: Arc<Mutex<Option<Qmp>>>,
     channel: Mutex<Option<UnixStream>>,
-    ancestry: Option<Arc<Ancestry>>,
+    /// What it was restored from, or why it cannot be saved while it runs.
+    ancestry: Result<Arc<Ancestry>, String>,
 }
 
 /// Starts QEMU under a watchdog and waits for its connections.
@@ -115,7 +116,7 @@ async fn start_in(
         watchdog,
         qmp: Arc::new(Mutex::new(Some(qmp_control))),
         channel: Mutex::new(Some(channel)),
-        ancestry: None,
+        ancestry: Err("it was booted, and only restored machines can be".to_owned()),
     })
 }
 
@@ -138,14 +139,14 @@ impl QemuMachine {
         self
     }
 
-    /// Notes what it was restored from.
-    pub(super) fn descended_from(mut self, ancestry: Ancestry) -> Self {
-        self.ancestry = Some(Arc::new(ancestry));
+    /// Notes what it was restored from. That may be of a form that is not known here: then it runs all the same.
+    pub(super) fn descended_from(mut self, ancestry: io::Result<Ancestry>) -> Self {
+        self.ancestry = ancestry.map(Arc::new).map_err(|error| error.to_string());
         self
     }
 
-    pub(super) fn ancestry(&self) -> Option<&Arc<Ancestry>> {
-        self.ancestry.as_ref()
+    pub(super) fn ancestry(&self) -> Result<&Arc<Ancestry>, &str> {
+        self.ancestry.as_ref().map_err(String::as_str)
     }
 
     /// Returns the conversation with QEMU, which ends when the machine does.

@@ -36,8 +36,9 @@ use crate::{Agent, Error, disk};
 
 const OPERATION: &str = "save a machine while it runs";
 
-/// How long QEMU may take for one command while the guest stands still.
-const COMMAND_PATIENCE: Duration = Duration::from_secs(10);
+/// How long QEMU may take for one command while the guest stands still, and a guest for its first word. Both take
+/// milliseconds.
+const COMMAND_PATIENCE: Duration = Duration::from_secs(30);
 
 /// What a machine was restored from, which is a part of whatever is saved of it.
 #[derive(Debug)]
@@ -88,10 +89,8 @@ struct Standing {
 impl QemuMachine {
     /// Saves the machine in the new folder `target`.
     pub(super) async fn save_running(&self, agent: &Agent, target: &Path) -> Result<Taken, Error> {
-        let ancestry = self.ancestry().cloned().ok_or_else(|| {
-            Error::new(ErrorKind::Unsupported, OPERATION).with_detail(
-                "it was booted, and only restored machines can be saved while they run",
-            )
+        let ancestry = self.ancestry().cloned().map_err(|reason| {
+            Error::new(ErrorKind::Unsupported, OPERATION).with_detail(reason.to_owned())
         })?;
         let pid = self.pid().ok_or(ErrorKind::Disconnected);
         let pid = pid.map_err(|kind| Error::new(kind, OPERATION))?;
@@ -255,7 +254,6 @@ impl Qemu {
             (&memory, &state),
             &spec.disks,
         );
-        let ancestry = ancestry.map_err(failed)?;
         let state = File::open(&state).map_err(failed)?;
         let machine = machine::start(&self.config, &launch, spec).await?;
         let loaded = async {

@@ -191,7 +191,6 @@ impl Qemu {
     ) -> Result<QemuMachine, Error> {
         let files = (&*saved.memory, &*saved.state_path);
         let ancestry = Ancestry::of((key, saved.tsc_khz), files, &spec.disks);
-        let ancestry = ancestry.map_err(|error| Error::io("read a template", error))?;
         let launch = Launch {
             origin: Origin::Saved(&saved.memory),
             ..self.launch(acceleration).await?
