@@ -136,12 +136,8 @@ impl Making {
         disk(&self.partial, place)
     }
 
-    /// Makes what was written the snapshot. Blocks until it is on the disk.
-    pub(crate) fn finish(self, key: TemplateKey, tsc_khz: Option<u64>) -> Result<(), Error> {
-        let failed = |error| {
-            let target = self.target.display();
-            Error::io(format!("keep the snapshot {target}"), error)
-        };
+    /// Describes what was written. Blocks until it is on the disk.
+    pub(crate) fn finish(self, key: TemplateKey, tsc_khz: Option<u64>) -> Result<Finished, Error> {
         let file = |path: &Path| {
             File::open(path)?.sync_all()?;
             Intact::of(path)
@@ -162,15 +158,41 @@ impl Making {
                 key: key.clone(),
             };
             let text = serde_json::to_vec_pretty(&description)?;
-            durable::write(&self.partial.join(DESCRIPTION), &text)?;
-            // Another one of the name is not replaced.
-            match self.target.symlink_metadata() {
-                Ok(_) => Err(io::ErrorKind::AlreadyExists.into()),
-                Err(_) => fs::rename(&self.partial, &self.target),
-            }?;
-            durable::sync_parent(&self.target)
+            durable::write(&self.partial.join(DESCRIPTION), &text)
         };
-        write().map_err(failed)
+        write().map_err(|error| self.failed(error))?;
+        Ok(Finished(self))
+    }
+
+    fn failed(&self, error: io::Error) -> Error {
+        let operation = format!("keep the snapshot {}", self.target.display());
+        Error::io(operation, error)
+    }
+}
+
+/// A snapshot that is whole and has no name yet; dropped before [`Finished::publish`], it goes.
+#[derive(Debug)]
+#[cfg_attr(
+    not(target_os = "linux"),
+    allow(dead_code, reason = "Linux has the only backend so far")
+)]
+pub(crate) struct Finished(Making);
+
+#[cfg_attr(
+    not(target_os = "linux"),
+    allow(dead_code, reason = "Linux has the only backend so far")
+)]
+impl Finished {
+    /// Gives it its name: a moment's work.
+    pub(crate) fn publish(self) -> Result<(), Error> {
+        let Making { partial, target } = &self.0;
+        // Another one of the name is not replaced.
+        let renamed = match target.symlink_metadata() {
+            Ok(_) => Err(io::ErrorKind::AlreadyExists.into()),
+            Err(_) => fs::rename(partial, target),
+        };
+        let published = renamed.and_then(|()| durable::sync_parent(target));
+        published.map_err(|error| self.0.failed(error))
     }
 }
 
@@ -309,7 +331,9 @@ mod tests {
             fs::write(path, text).unwrap();
         }
         assert!(!target.exists());
-        making.finish(key, Some(1000)).unwrap();
+        let finished = making.finish(key, Some(1000)).unwrap();
+        assert!(!target.exists());
+        finished.publish().unwrap();
         target
     }
 

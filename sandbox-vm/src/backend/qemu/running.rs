@@ -113,7 +113,7 @@ impl QemuMachine {
             .await
             .map_err(|error| Error::new(ErrorKind::Io, OPERATION).with_source(error))?;
         let (stopped, changed_memory) = stopped?;
-        blocking(OPERATION, move || {
+        let finished = blocking(OPERATION, move || {
             let failed = |error| Error::io(OPERATION, error);
             let devices_bytes =
                 state::read(File::open(&devices).map_err(failed)?).map_err(failed)?;
@@ -124,6 +124,8 @@ impl QemuMachine {
             making.finish(ancestry.key.clone(), ancestry.tsc_khz)
         })
         .await?;
+        // Here and not there: who has gone away meanwhile finds nothing.
+        finished.publish()?;
         Ok(Taken {
             stopped,
             own_memory,
