@@ -109,6 +109,7 @@ impl Making {
         partial.push(name);
         partial.push(".partial");
         let partial = target.with_file_name(partial);
+        #[cfg_attr(not(unix), allow(unused_mut, reason = "Unix has modes"))]
         let mut folder = fs::DirBuilder::new();
         #[cfg(unix)]
         std::os::unix::fs::DirBuilderExt::mode(&mut folder, 0o700);

@@ -24,7 +24,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::watch;
 
 use super::mux::Side;
@@ -256,6 +256,7 @@ impl Drop for Hold {
 pub(crate) async fn take_over(
     stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
 ) -> io::Result<()> {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     stream.write_all(&Word::Begin.frame()).await?;
     stream.flush().await?;
     let mut frame = [0; HEADER];
@@ -569,6 +570,7 @@ mod tests {
     use crate::channel::{Channel, Incoming};
     use proptest::prelude::*;
     use std::time::Duration;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     const PATIENCE: Duration = Duration::from_secs(20);
 
