@@ -216,9 +216,7 @@ impl Owner {
     async fn boot(&self, owned: &Owned) -> Result<Running, Error> {
         self.read_layers(owned).await?;
         let spec = &owned.record.spec;
-        let image = ImageStore::new(&self.dirs.cache)
-            .prepare(&spec.image.image(), self.progress.part(Step::Machine))
-            .await?;
+        let image = self.image(spec).await?;
         let disk = owned.disk();
         let fresh = spec.read_only_root || !disk.exists();
         history::begin(&owned.folder, fresh)?;
@@ -237,6 +235,13 @@ impl Owner {
                 Err(error)
             }
         }
+    }
+
+    /// Returns the image of the root, made when it is missing.
+    async fn image(&self, spec: &Spec) -> Result<RootImage, Error> {
+        let progress = self.progress.part(Step::Machine);
+        let store = ImageStore::new(&self.dirs.cache);
+        store.prepare(&spec.image.image(), progress).await
     }
 
     /// Describes the sandbox's machine.

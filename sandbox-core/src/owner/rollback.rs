@@ -19,14 +19,13 @@ use std::sync::atomic::Ordering;
 
 use sandbox_base::{Error, ErrorKind};
 use sandbox_vm::hypervisor::HypervisorExt;
-use sandbox_vm::image::ImageStore;
+use sandbox_vm::image::RootImage;
 use sandbox_vm::{Agent, Machine};
 use serde::{Deserialize, Serialize};
 
 use super::{Owner, Running, removed, to_its_end};
 use crate::history;
 use crate::lifecycle::{Move, State};
-use crate::progress::Step;
 use crate::saved::{self, SandboxSnapshot, Saved, workspaces_name};
 use crate::snapshots::Snapshots;
 use crate::state::{Owned, blocking};
@@ -85,7 +84,8 @@ impl Owner {
             let folder = Saved::of(&owned.folder).find(&name)?;
             let resting = present.workspaces.rest().await?;
             let disk = owned.folder.join("disk.next");
-            let (machine, agent) = match owner.start_beside(owned, &folder, &disk).await {
+            let started = owner.start_beside(owned, &folder, &disk).await;
+            let (image, machine, agent) = match started {
                 Ok(started) => started,
                 Err(error) => {
                     present.workspaces.go_on(&resting).await;
@@ -98,7 +98,7 @@ impl Owner {
                 if outside == Outside::Restore {
                     restore_outside(owned, &name).await?;
                 }
-                owner.take_over(owned, machine.clone(), agent).await
+                owner.furnish(owned, &image, machine.clone(), agent).await
             };
             match taken_over.await {
                 Ok(running) => {
@@ -125,13 +125,11 @@ impl Owner {
         owned: &Owned,
         folder: &std::path::Path,
         disk: &PathBuf,
-    ) -> Result<(Arc<dyn Machine>, Agent), Error> {
+    ) -> Result<(RootImage, Arc<dyn Machine>, Agent), Error> {
         // Of an attempt that died.
         drop(fs::remove_file(disk));
         let spec = &owned.record.spec;
-        let image = ImageStore::new(&self.dirs.cache)
-            .prepare(&spec.image.image(), self.progress.part(Step::Machine))
-            .await?;
+        let image = self.image(spec).await?;
         let mut machine = self.machine(owned, &image, disk.clone());
         machine.snapshot = Some(saved::machine(folder));
         let free = |folder: &PathBuf| !folder.exists();
@@ -140,7 +138,8 @@ impl Owner {
             Error::new(ErrorKind::Conflict, "go back to a snapshot")
                 .with_detail("two machines of the sandbox are there already")
         })?;
-        self.hypervisor.boot(&machine, spec.boot_patience).await
+        let (machine, agent) = self.hypervisor.boot(&machine, spec.boot_patience).await?;
+        Ok((image, machine, agent))
     }
 
     /// Ends the present machine, and makes the other one's disk and histories the sandbox's.
@@ -159,21 +158,6 @@ impl Owner {
                 .map_err(|error| Error::io("take a snapshot's disk into use", error))?;
         }
         history::replace(&owned.folder, folder)
-    }
-
-    async fn take_over(
-        &self,
-        owned: &Owned,
-        machine: Arc<dyn Machine>,
-        agent: Agent,
-    ) -> Result<Running, Error> {
-        let image = ImageStore::new(&self.dirs.cache)
-            .prepare(
-                &owned.record.spec.image.image(),
-                self.progress.part(Step::Machine),
-            )
-            .await?;
-        self.furnish(owned, &image, machine, agent).await
     }
 }
 

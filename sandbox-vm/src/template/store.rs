@@ -90,7 +90,6 @@ impl Limits {
 pub(crate) struct Saved {
     pub(crate) memory: PathBuf,
     pub(crate) state: File,
-    pub(crate) state_path: PathBuf,
     pub(crate) tsc_khz: Option<u64>,
 }
 
@@ -372,8 +371,7 @@ fn open(folder: &Path, key: &TemplateKey) -> io::Result<Saved> {
     }
     Ok(Saved {
         memory,
-        state: File::open(&state)?,
-        state_path: state,
+        state: File::open(state)?,
         tsc_khz: description.tsc_khz,
     })
 }

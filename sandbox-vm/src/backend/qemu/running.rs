@@ -22,22 +22,20 @@ use serde_json::json;
 use tokio::sync::Mutex;
 
 use super::Qemu;
-use super::arguments::{Launch, Origin};
-use super::machine::{self, QemuMachine};
+use super::machine::QemuMachine;
 use super::memory::{GuestMemory, Writing};
 use super::qmp::Qmp;
-use super::saved::{blocking, new_file, runs_alike};
+use super::saved::{Session, blocking, new_file, runs_alike};
 use super::{clock, state};
 use crate::channel::Hold;
 use crate::hypervisor::{Acceleration, Disk, MachineSpec};
 use crate::snapshot::{self, Making, Opened, Taken};
-use crate::template::TemplateKey;
+use crate::template::{Saved, TemplateKey};
 use crate::{Agent, Error, disk};
 
 const OPERATION: &str = "save a machine while it runs";
 
-/// How long QEMU may take for one command while the guest stands still, and a guest for its first word. Both take
-/// milliseconds.
+/// How long QEMU may take for one command while the guest stands still. It takes milliseconds.
 const COMMAND_PATIENCE: Duration = Duration::from_secs(30);
 
 /// What a machine was restored from, which is a part of whatever is saved of it.
@@ -57,10 +55,10 @@ impl Ancestry {
     /// Remembers what a machine is restored from.
     pub(super) fn of(
         (key, tsc_khz): (&TemplateKey, Option<u64>),
-        (memory, state): (&Path, &Path),
+        (memory, state): (&Path, &File),
         disks: &[Disk],
     ) -> io::Result<Self> {
-        let mut bytes = state::read(File::open(state)?)?;
+        let mut bytes = state::read(state)?;
         bytes.truncate(state::beginning(&bytes)?);
         let writable = |disk: &Disk| {
             let file = (!disk.read_only).then(|| File::open(&disk.path));
@@ -245,29 +243,20 @@ impl Qemu {
                 )),
             );
         }
-        let (memory, state) = (opened.memory(), opened.state());
-        let launch = Launch {
-            origin: Origin::Saved(&memory),
-            ..self.launch(acceleration).await?
+        let saved = Saved {
+            memory: opened.memory(),
+            state: File::open(opened.state()).map_err(|error| Error::io(OPERATION, error))?,
+            tsc_khz: opened.tsc_khz,
         };
-        let failed = |error| Error::io(OPERATION, error);
-        let ancestry = Ancestry::of(
-            (&opened.key, opened.tsc_khz),
-            (&memory, &state),
-            &spec.disks,
-        );
-        let state = File::open(&state).map_err(failed)?;
-        let machine = machine::start(&self.config, &launch, spec).await?;
-        let loaded = async {
-            machine.load(&state).await?;
-            machine.take_over(COMMAND_PATIENCE).await
-        };
-        if let Err(error) = loaded.await {
-            machine.end().await?;
-            return Err(error);
-        }
+        let machine = self
+            .start_from(
+                (&saved, &opened.key),
+                (spec, acceleration),
+                Session::Another,
+            )
+            .await?;
         made.keep();
-        Ok(machine.resumed().descended_from(ancestry))
+        Ok(machine.resumed())
     }
 }
 

@@ -37,6 +37,9 @@ const FORMAT: u32 = 1;
 /// How long a restored guest may take to its first sign of life; it takes some hundredths of a second.
 const RESTORE_PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long a guest that was saved while it ran may take to begin with another host.
+const TAKE_OVER_PATIENCE: Duration = Duration::from_secs(30);
+
 /// How long a guest may take to boot for a template. Who waits for another process to build one waits as long.
 const BUILD_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -46,6 +49,15 @@ const REST_PATIENCE: Duration = Duration::from_secs(3);
 /// By how much the rate of the time stamp counter may differ from when a template was saved: one part in this
 /// many. Two measurements on one host differ by less than one part in ten thousand.
 const RATE_TOLERANCE: u64 = 500;
+
+/// What the guest in saved files waits for.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Session {
+    /// The first word of its first host.
+    First,
+    /// Another host: it was saved in the middle of a session.
+    Another,
+}
 
 impl Qemu {
     /// Restores a machine, from a template that is made when there is none; or says why not.
@@ -75,7 +87,10 @@ impl Qemu {
         let key = self.key(spec, acceleration).await.map_err(not_saved)?;
         let store = TemplateStore::new(&self.config.cache);
         let saved = self.find_or_build(&store, &key, spec, acceleration).await?;
-        match self.start_from(&saved, (spec, &key), acceleration).await {
+        match self
+            .start_from((&saved, &key), (spec, acceleration), Session::First)
+            .await
+        {
             Ok(machine) => Ok(machine.restored_from(key.digest())),
             Err(error) => {
                 if let Err(error) = store.drop_entry(&key.digest()) {
@@ -183,13 +198,14 @@ impl Qemu {
         Ok(())
     }
 
-    async fn start_from(
+    /// Starts a machine that goes on from saved files, and waits until its guest answers.
+    pub(super) async fn start_from(
         &self,
-        saved: &Saved,
-        (spec, key): (&MachineSpec, &TemplateKey),
-        acceleration: Acceleration,
+        (saved, key): (&Saved, &TemplateKey),
+        (spec, acceleration): (&MachineSpec, Acceleration),
+        session: Session,
     ) -> Result<QemuMachine, Error> {
-        let files = (&*saved.memory, &*saved.state_path);
+        let files = (&*saved.memory, &saved.state);
         let ancestry = Ancestry::of((key, saved.tsc_khz), files, &spec.disks);
         let launch = Launch {
             origin: Origin::Saved(&saved.memory),
@@ -198,7 +214,10 @@ impl Qemu {
         let machine = machine::start(&self.config, &launch, spec).await?;
         let loaded = async {
             machine.load(&saved.state).await?;
-            machine.sign_of_life(RESTORE_PATIENCE).await
+            match session {
+                Session::First => machine.sign_of_life(RESTORE_PATIENCE).await,
+                Session::Another => machine.take_over(TAKE_OVER_PATIENCE).await,
+            }
         };
         match loaded.await {
             Ok(()) => Ok(machine.descended_from(ancestry)),
