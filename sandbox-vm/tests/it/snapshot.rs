@@ -9,7 +9,7 @@ use sandbox_vm::channel::protocol::Stdio;
 use sandbox_vm::hypervisor::{HypervisorExt, MachineSpec};
 use sandbox_vm::template::{Started, Templates};
 use sandbox_vm::{Agent, ErrorKind, Machine};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
+use tokio::io::{AsyncBufReadExt, BufReader};
 
 use crate::support::{self, command};
 
@@ -55,18 +55,7 @@ async fn resume(snapshot: &Path) -> Booted {
 
 impl Booted {
     async fn says(&self, script: &str) -> String {
-        let started = self.agent.exec(command(&["sh", "-c", script])).await;
-        let mut running = started.unwrap();
-        let (mut out, mut err) = (String::new(), String::new());
-        let (mut stdout, mut stderr) = (
-            running.stdout.take().unwrap(),
-            running.stderr.take().unwrap(),
-        );
-        stdout.read_to_string(&mut out).await.unwrap();
-        stderr.read_to_string(&mut err).await.unwrap();
-        let exit = running.end.wait().await.unwrap();
-        assert_eq!(exit.code, Some(0), "{script}: {out}{err}");
-        out
+        support::says(&self.agent, script).await
     }
 
     async fn count(&self) -> u64 {

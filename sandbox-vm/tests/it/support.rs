@@ -5,13 +5,14 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use sandbox_vm::Progress;
 use sandbox_vm::agent::new_exec_id;
 use sandbox_vm::backend::qemu::{Qemu, QemuConfig};
 use sandbox_vm::channel::protocol::{Capture, Exec, Limits, Link, Root, Setup, Stdio};
 use sandbox_vm::hypervisor::{Disk, MachineSpec};
 use sandbox_vm::image::{Image, ImageStore};
 use sandbox_vm::template::Templates;
+use sandbox_vm::{Agent, Progress};
+use tokio::io::AsyncReadExt;
 
 /// Returns the helper binary: the one that is named, or the one that was built for the packages.
 pub(crate) fn helper() -> PathBuf {
@@ -162,4 +163,19 @@ pub(crate) async fn soon(what: &str, mut holds: impl FnMut() -> bool) {
         assert!(std::time::Instant::now() < deadline, "not so: {what}");
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
+}
+
+/// Runs a script, which has to succeed, and returns what it says.
+pub(crate) async fn says(agent: &Agent, script: &str) -> String {
+    let mut running = agent.exec(command(&["sh", "-c", script])).await.unwrap();
+    let (mut out, mut err) = (String::new(), String::new());
+    let (mut stdout, mut stderr) = (
+        running.stdout.take().unwrap(),
+        running.stderr.take().unwrap(),
+    );
+    stdout.read_to_string(&mut out).await.unwrap();
+    stderr.read_to_string(&mut err).await.unwrap();
+    let exit = running.end.wait().await.unwrap();
+    assert_eq!(exit.code, Some(0), "{script}: {out}{err}");
+    out
 }

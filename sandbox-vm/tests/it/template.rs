@@ -8,9 +8,8 @@ use sandbox_vm::backend::qemu::Qemu;
 use sandbox_vm::hypervisor::{HypervisorExt, MachineSpec};
 use sandbox_vm::template::{ColdReason, Started, TemplateStore, Templates};
 use sandbox_vm::{Agent, Machine};
-use tokio::io::AsyncReadExt;
 
-use crate::support::{self, command};
+use crate::support;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -84,18 +83,7 @@ impl Booted {
 
     /// Runs a script and returns what it says.
     async fn says(&self, script: &str) -> String {
-        let started = self.agent.exec(command(&["sh", "-c", script])).await;
-        let mut running = started.unwrap();
-        let (mut out, mut err) = (String::new(), String::new());
-        let (mut stdout, mut stderr) = (
-            running.stdout.take().unwrap(),
-            running.stderr.take().unwrap(),
-        );
-        stdout.read_to_string(&mut out).await.unwrap();
-        stderr.read_to_string(&mut err).await.unwrap();
-        let exit = running.end.wait().await.unwrap();
-        assert_eq!(exit.code, Some(0), "{script}: {out}{err}");
-        out
+        support::says(&self.agent, script).await
     }
 }
 
