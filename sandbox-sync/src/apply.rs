@@ -25,7 +25,7 @@ use crate::path::RelPath;
 use crate::reconcile::Op;
 use crate::root::{Facts, Root};
 use crate::scan::observe;
-use crate::stage::{Staging, flush_filesystem};
+use crate::stage::{Ready, Staging, flush_filesystem};
 use crate::tree::Entry;
 
 /// Up to this many folders are flushed one by one.
@@ -76,10 +76,10 @@ impl From<Errno> for Refusal {
 }
 
 /// The staged file of each operation that has one, or why it has none.
-pub(crate) type Staged = HashMap<usize, Result<String, String>>;
+pub(crate) type Staged = HashMap<usize, Result<Ready, String>>;
 
-/// What came of each operation, in their order.
-pub(crate) type Outcomes = Vec<Result<(), Refusal>>;
+/// What came of each operation, in their order: for a file that is in place, what it is known by.
+pub(crate) type Outcomes = Vec<Result<Option<Facts>, Refusal>>;
 
 /// Carries out `ops` and makes them durable; one answer per operation.
 pub(crate) fn apply(
@@ -192,14 +192,17 @@ impl Applier<'_> {
     fn carry_out(
         &mut self,
         op: &Op,
-        staged: Option<&Result<String, String>>,
-    ) -> Result<(), Refusal> {
+        staged: Option<&Result<Ready, String>>,
+    ) -> Result<Option<Facts>, Refusal> {
         let parent = op.path.parent();
         let (folder, mut is_touched) = match self.folder.take() {
             Some(open) if open.path == parent => (open.folder, open.is_touched),
             _ => (self.root.directory(parent.as_ref())?, false),
         };
-        let result = self.within(&folder, op, staged);
+        let result = self.within(&folder, op, staged).map(|()| {
+            let ready = staged.and_then(|staged| staged.as_ref().ok())?;
+            ready.is_at((&folder, op.path.name()))
+        });
         if result.is_ok() && !is_touched {
             is_touched = true;
             self.touched.insert(parent.clone());
@@ -217,7 +220,7 @@ impl Applier<'_> {
         &mut self,
         folder: &OwnedFd,
         op: &Op,
-        staged: Option<&Result<String, String>>,
+        staged: Option<&Result<Ready, String>>,
     ) -> Result<(), Refusal> {
         let new = match &op.new {
             None => return self.remove(folder, op),
@@ -227,7 +230,7 @@ impl Applier<'_> {
             Some(Entry::Directory) => self.staging.directory(op.old.as_ref())?,
             Some(Entry::Symlink { target }) => self.staging.symlink(target, op.old.as_ref())?,
             Some(Entry::File { .. }) => match staged {
-                Some(Ok(name)) => name.clone(),
+                Some(Ok(ready)) => ready.name.clone(),
                 Some(Err(reason)) => return Err(Refusal::NoContents(reason.clone())),
                 None => return Err(Refusal::NoContents("never asked for".into())),
             },
@@ -469,7 +472,7 @@ mod tests {
         (folder, root, staging)
     }
 
-    fn stage(staging: &mut Staging, text: &str) -> Result<String, String> {
+    fn stage(staging: &mut Staging, text: &str) -> Result<Ready, String> {
         let content = (Digest::of(text.as_bytes()), text.len() as u64);
         let mut file = staging.file(content, false, None).unwrap();
         file.write(text.as_bytes()).unwrap();
@@ -577,7 +580,7 @@ mod tests {
         )
         .unwrap();
         std::mem::forget(staging);
-        assert!(place.join(name).exists());
+        assert!(place.join(name.name).exists());
         let left = || -> Vec<_> {
             let entries = std::fs::read_dir(&place).unwrap();
             entries.map(|entry| entry.unwrap().path()).collect()

@@ -9,6 +9,7 @@
 use std::io;
 use std::sync::Arc;
 
+use crate::apply::Refusal;
 use crate::base::Base;
 use crate::error::Error;
 use crate::options::Options;
@@ -134,7 +135,7 @@ impl Engine {
             agreed.retain(|(path, _)| !own.contains(path));
         }
         if let Some(batch) = batch {
-            let (ops, answers) = apply(batch).await?;
+            let (ops, answers) = self.apply(batch).await?;
             report.to_host = sort(Side::Host, ops, answers, &mut agreed, &mut report.problems);
         }
 
@@ -269,17 +270,22 @@ impl Engine {
         let batch = self.peer.fetch(batch).await.map_err(Failure::fatal)?;
         Ok(Some(batch))
     }
-}
 
-/// Carries out what is staged for the host, in words where something stood in the way.
-async fn apply(batch: Batch) -> Result<(Vec<Op>, Vec<Result<(), String>>), Failure> {
-    let applied = tokio::task::spawn_blocking(move || batch.apply()).await;
-    let applied = applied.map_err(io::Error::other).flatten();
-    let (ops, outcomes) = applied.map_err(Failure::local("apply on the host"))?;
-    let in_words = outcomes
-        .into_iter()
-        .map(|outcome| outcome.map_err(|why| why.to_string()));
-    Ok((ops, in_words.collect()))
+    /// Carries out what is staged for the host, in words where something stood in the way.
+    async fn apply(&mut self, batch: Batch) -> Result<(Vec<Op>, Vec<Result<(), String>>), Failure> {
+        let apply = move |replica: &mut Replica| {
+            let (ops, outcomes) = batch.apply()?;
+            replica.made(&ops, &outcomes);
+            io::Result::Ok((ops, outcomes))
+        };
+        let applied = self.host.run(apply).await.flatten();
+        let (ops, outcomes) = applied.map_err(Failure::local("apply on the host"))?;
+        let in_words = |outcome: Result<_, Refusal>| match outcome {
+            Ok(_) => Ok(()),
+            Err(why) => Err(why.to_string()),
+        };
+        Ok((ops, outcomes.into_iter().map(in_words).collect()))
+    }
 }
 
 /// Sorts operations into what was done, which becomes the base, and what was not.

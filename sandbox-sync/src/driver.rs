@@ -61,6 +61,7 @@ pub(crate) async fn start(
         bounds: bounds(&options),
         staging: options.staging.clone(),
         owner: None,
+        trusts_sender: false,
     };
     let replica = Replica::new(root, setup, watch.clone());
     let place = (replica.root().clone(), watch.clone());

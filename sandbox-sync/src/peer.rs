@@ -303,14 +303,15 @@ impl Peer {
             for item in part {
                 let ascends = needed.last().is_none_or(|last| last.item < item);
                 let op = ops.get(item as usize).filter(|_| ascends);
-                let content = op.and_then(|op| op.new.as_ref()?.content().map(|c| (op, c.1)));
-                let Some((op, size)) = content else {
+                let content = op.and_then(|op| op.new.as_ref()?.content().map(|c| (op, c)));
+                let Some((op, (digest, size))) = content else {
                     return Err(Error::protocol("a need for what was not offered"));
                 };
                 needed.push(Wanted {
                     item,
                     path: op.path.clone(),
                     size,
+                    digest: Some(digest),
                     index: None,
                 });
             }

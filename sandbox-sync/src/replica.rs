@@ -20,9 +20,9 @@ use crate::reconcile::Op;
 use crate::root::{Facts, Root};
 use crate::rules::Rules;
 use crate::scan::{Bounds, Changed, Place, Scanner, open_file};
-use crate::stage::{Modified, Owner, StagedFile, Staging, flush};
+use crate::stage::{Modified, Owner, Ready, StagedFile, Staging, flush};
 use crate::transfer::{Bundle, Bundler};
-use crate::tree::{Digest, Entry, Tree};
+use crate::tree::{Digest, Entry, Item, Tree};
 use crate::watch::{Depth, Dirt, Watch};
 
 /// How often the objects of a repository are looked at again while somebody takes some away.
@@ -35,6 +35,8 @@ pub(crate) struct Setup {
     pub(crate) bounds: Bounds,
     pub(crate) staging: Option<PathBuf>,
     pub(crate) owner: Option<Owner>,
+    /// Whoever sends contents is trusted to have verified them.
+    pub(crate) trusts_sender: bool,
 }
 
 /// One side of a workspace.
@@ -45,6 +47,8 @@ pub(crate) struct Replica {
     watch: Arc<Watch>,
     scanner: Scanner,
     tree: Arc<Tree>,
+    /// What was put in place since the last scan, which need not read it again.
+    made: Tree,
 }
 
 impl Replica {
@@ -55,6 +59,7 @@ impl Replica {
             scanner: Scanner::watching(watch.clone()),
             watch,
             tree: Arc::default(),
+            made: Tree::default(),
         }
     }
 
@@ -140,6 +145,7 @@ impl Replica {
             root: &self.root,
             rules: &self.setup.rules,
             bounds: self.setup.bounds,
+            made: &self.made,
         };
         let looked = self.scanner.look(place, (&mut self.tree, objects));
         looked.inspect_err(|_| self.watch.lose())
@@ -150,6 +156,7 @@ impl Replica {
             root: &self.root,
             rules: &self.setup.rules,
             bounds: self.setup.bounds,
+            made: &self.made,
         };
         let scanned = match self.watch.take() {
             Dirt::Paths(paths) if !thorough => self.scanner.look(place, (&mut self.tree, paths)),
@@ -159,7 +166,23 @@ impl Replica {
                 scanned.inspect(|changed| self.watch.found(&changed.paths))
             }
         };
-        scanned.inspect_err(|_| self.watch.lose())
+        let changed = scanned.inspect_err(|_| self.watch.lose())?;
+        // All of it was looked at, since it was marked.
+        self.made = Tree::default();
+        Ok(changed)
+    }
+
+    /// Notes what a batch of this replica has put in place.
+    pub(crate) fn made(&mut self, ops: &[Op], outcomes: &Outcomes) {
+        for (op, outcome) in ops.iter().zip(outcomes) {
+            if let (Some(entry), Ok(Some(facts))) = (&op.new, outcome)
+                && let Some(memo) = self.scanner.memo_of(entry, facts)
+            {
+                let item = Item::new(op.path.clone(), entry.clone());
+                item.remember(memo);
+                self.made.put(item);
+            }
+        }
     }
 
     /// Moves what the last scan found to memory of its own: between its pieces there may lie what the work took
@@ -179,6 +202,7 @@ impl Replica {
         let staging = Staging::open(&self.root, setup.staging.as_deref(), setup.owner)?;
         let mut batch = Batch {
             root: self.root.clone(),
+            trusts_sender: setup.trusts_sender,
             staging,
             ops,
             staged: Staged::new(),
@@ -197,6 +221,7 @@ impl Replica {
 #[derive(Debug)]
 pub(crate) struct Batch {
     root: Arc<Root>,
+    trusts_sender: bool,
     staging: Staging,
     ops: Vec<Op>,
     staged: Staged,
@@ -222,6 +247,7 @@ impl Batch {
             item,
             path: self.ops[item as usize].path.clone(),
             size,
+            digest: None,
             index: None,
         };
         self.needed.iter().map(wanted).collect()
@@ -243,9 +269,9 @@ impl Batch {
             return Ok(());
         };
         file.copy(source)?;
-        let (name, file) = file.finish(modified)?;
+        let (ready, file) = file.finish(modified)?;
         self.keep(file)?;
-        drop(self.staged.insert(item as usize, Ok(name)));
+        drop(self.staged.insert(item as usize, Ok(ready)));
         self.needed.retain(|(needed, _)| *needed != item);
         self.marks.retain(|(marked, _)| *marked != item);
         drop(self.olds.remove(&item));
@@ -318,9 +344,9 @@ impl Batch {
             return Ok(());
         };
         file.copy(&mut source)?;
-        let (name, file) = file.finish(Some(facts.modified))?;
+        let (ready, file) = file.finish(Some(facts.modified))?;
         self.keep(file)?;
-        drop(self.staged.insert(index, Ok(name)));
+        drop(self.staged.insert(index, Ok(ready)));
         Ok(())
     }
 
@@ -359,12 +385,16 @@ impl Batch {
         &mut self,
         mut piece: Piece,
         pieces: &mut impl Iterator<Item = Piece>,
-    ) -> Result<String, String> {
+    ) -> Result<Ready, String> {
         let mut file = self.start(piece.item as usize).and_then(|file| {
             file.ok_or_else(|| io::Error::other("contents for something that is no file"))
         });
         let modified = piece.modified;
         let old = self.olds.get(&piece.item).cloned();
+        if self.trusts_sender && old.is_none() {
+            // With blocks from here in it nobody else can vouch for it.
+            file = file.map(StagedFile::trusting);
+        }
         let outcome = loop {
             if let Ok(open) = &mut file
                 && let Err(error) = write(open, (&piece, old.as_deref()))
@@ -374,14 +404,18 @@ impl Batch {
             match piece.part {
                 Part::More => {}
                 Part::Last => break file.and_then(|file| file.finish(modified)),
-                Part::Failed => break Err(io::Error::other("the other side could not read it")),
+                Part::Failed => {
+                    break Err(io::Error::other(
+                        "the other side could not read what its scan found",
+                    ));
+                }
             }
             piece = match pieces.next() {
                 Some(piece) => piece,
                 None => break Err(io::ErrorKind::UnexpectedEof.into()),
             };
         };
-        let kept = outcome.and_then(|(name, file)| self.keep(file).map(|()| name));
+        let kept = outcome.and_then(|(ready, file)| self.keep(file).map(|()| ready));
         kept.map_err(|error| error.to_string())
     }
 
@@ -455,13 +489,16 @@ impl<T: Send + 'static> Worker<T> {
     }
 }
 
-/// One file that the other side needs: its operation, where it is, how long it is, and what the other side
-/// has of its old version.
+/// One file that the other side needs.
 #[derive(Debug)]
 pub(crate) struct Wanted {
+    /// Its operation.
     pub(crate) item: u32,
     pub(crate) path: RelPath,
     pub(crate) size: u64,
+    /// What it has to have where the other side takes our word for it.
+    pub(crate) digest: Option<Digest>,
+    /// What the other side has of its old version.
     pub(crate) index: Option<Index>,
 }
 
@@ -501,19 +538,28 @@ pub(crate) fn read_out(root: &Root, wanted: Vec<Wanted>, pieces: &mut Bundler) {
 
 fn read_one(mut file: File, facts: Facts, want: &Wanted, pieces: &mut Bundler) -> bool {
     let mut left = want.size;
+    let mut hasher = want.digest.map(|_| blake3::Hasher::new());
     loop {
         let length = left.min(CHUNK as u64);
         let mut bytes = vec![0; usize::try_from(length).unwrap_or(CHUNK)];
         let result = file.read_exact(&mut bytes);
         left -= length;
-        if result.is_err() {
-            bytes.clear();
+        if let Some(hasher) = &mut hasher {
+            hasher.update(&bytes);
         }
+        let is_other = || {
+            let digest = hasher.as_ref().map(|hasher| hasher.finalize().into());
+            digest != want.digest
+        };
         let part = match result {
             Err(_) => Part::Failed,
+            Ok(()) if left == 0 && is_other() => Part::Failed,
             Ok(()) if left == 0 => Part::Last,
             Ok(()) => Part::More,
         };
+        if part == Part::Failed {
+            bytes.clear();
+        }
         let modified = Some(facts.modified);
         let piece = Piece {
             item: want.item,
@@ -568,3 +614,6 @@ fn read_parts(
     }
     left == 0 || pieces.send(failed())
 }
+
+#[cfg(test)]
+mod tests;

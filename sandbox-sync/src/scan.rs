@@ -76,6 +76,8 @@ pub(crate) struct Place<'a> {
     pub(crate) root: &'a Root,
     pub(crate) rules: &'a Rules,
     pub(crate) bounds: Bounds,
+    /// What was put in place since the last scan, known by its facts right afterwards.
+    pub(crate) made: &'a Tree,
 }
 
 impl Scanner {
@@ -85,6 +87,15 @@ impl Scanner {
             watch: Some(watch),
             ..Self::default()
         }
+    }
+
+    /// Returns what to know a file by that was just put in place and given its time: whoever writes to it later
+    /// gives it another one. None where it is not what it should be.
+    pub(crate) fn memo_of(&self, entry: &Entry, facts: &Facts) -> Option<u64> {
+        let is_executable = facts.is_executable();
+        let is_entry =
+            matches!(entry, Entry::File { executable, .. } if *executable == is_executable);
+        is_entry.then(|| facts.fingerprint(&self.key))
     }
 
     /// Looks at everything and brings `tree`, which this scanner found before or which is empty, up to
@@ -332,6 +343,7 @@ mod tests {
             root,
             rules,
             bounds,
+            made: &Tree::default(),
         };
         Ok(scanner.scan(place, tree)?.paths)
     }

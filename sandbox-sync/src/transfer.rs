@@ -163,6 +163,7 @@ mod tests {
             },
             staging: None,
             owner: None,
+            trusts_sender: false,
         };
         let root = Root::open(folder.path()).unwrap();
         let mut replica = Replica::new(root, setup, Arc::new(Watch::nothing()));

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 
-use super::{Engine, Failure, apply};
+use super::{Engine, Failure};
 use crate::error::Error;
 use crate::path::RelPath;
 use crate::reconcile::{Input, Mode, Op};
@@ -134,7 +134,7 @@ impl Engine {
         steps: &[Step],
         undo: &Undo,
     ) -> Result<Outcome, Failure> {
-        let (ops, answers) = apply(batch).await?;
+        let (ops, answers) = self.apply(batch).await?;
         let mut outcome = Outcome::default();
         let mut carried_out = Vec::new();
         for ((op, answer), step) in ops.into_iter().zip(answers).zip(steps) {
@@ -240,7 +240,7 @@ impl Engine {
         let batch = provided
             .await
             .map_err(Failure::local("find what was kept"))?;
-        let (ops, answers) = apply(batch).await?;
+        let (ops, answers) = self.apply(batch).await?;
         let mut outcome = Outcome::default();
         for (op, answer) in ops.into_iter().zip(answers) {
             match answer {

@@ -68,6 +68,7 @@ mod tests {
                 item,
                 path: RelPath::new(format!("file-{item}")).unwrap(),
                 size: 10,
+                digest: None,
                 index: None,
             })
             .collect();

@@ -331,6 +331,7 @@ fn s36_no_more_blocks_are_believed_than_the_old_version_can_have() {
         item,
         path: path("x"),
         size: 1 << 20,
+        digest: None,
         index: None,
     };
     let needed = [want(1), want(2)];

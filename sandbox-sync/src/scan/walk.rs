@@ -250,6 +250,10 @@ impl Walk<'_> {
             return;
         }
         let Some(path) = child.path() else { return };
+        let made = self.place.made.item(&path);
+        if let Some(made) = made.filter(|made| made.memo() == memo) {
+            return child.is(Some(made.entry().clone()), (memo, &mut worker.found));
+        }
         let bounds = self.place.bounds;
         let looked = match facts.kind {
             FileType::RegularFile if facts.size > bounds.file_bytes => {

@@ -60,7 +60,7 @@ impl Target<'_> {
         let mut done = Vec::new();
         for (op, answer) in ops.iter().zip(answers) {
             match answer {
-                Ok(()) => done.push(op),
+                Ok(_) => done.push(op),
                 Err(refusal) => refused.push(problem(&op.path, refusal.to_string())),
             }
         }

@@ -55,6 +55,7 @@ impl Watched {
             bounds: Options::default().bounds(),
             staging: None,
             owner: None,
+            trusts_sender: false,
         };
         let mut replica = Replica::new(root, setup, watch.clone());
         replica.scan(false).unwrap();

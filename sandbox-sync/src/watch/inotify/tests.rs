@@ -47,6 +47,7 @@ impl Watched {
             bounds: BOUNDS,
             staging: None,
             owner: None,
+            trusts_sender: false,
         };
         let mut replica = Replica::new(root, setup, watch.clone());
         replica.scan(false).unwrap();
@@ -73,6 +74,7 @@ impl Watched {
             root: &root,
             rules,
             bounds: BOUNDS,
+            made: &Tree::default(),
         };
         Scanner::default().scan(place, &mut tree).unwrap();
         Arc::unwrap_or_clone(tree)
