@@ -142,6 +142,10 @@ fn bounds(options: &Options) -> Bounds {
     }
 }
 
+/// How many times as long changes may take to settle as it has to be quiet for that: a cycle for each few files
+/// that somebody writes costs more than one for all of them.
+const UNSETTLED: u32 = 10;
+
 mod alone;
 mod review;
 
@@ -253,13 +257,19 @@ impl Driver {
         }
     }
 
-    /// Waits for changes to settle; an order comes first.
+    /// Waits for changes to settle, but not for ever; an order comes first.
     async fn settle(&mut self, orders: &mut mpsc::Receiver<Order>) -> Wake {
-        let settled = Instant::now() + self.engine.options.settle;
-        tokio::select! {
-            order = orders.recv() => Wake::Order(order),
-            error = self.engine.peer.ended() => Wake::Ended(error),
-            () = tokio::time::sleep_until(settled.max(self.rested)) => Wake::Hint,
+        let settle = self.engine.options.settle;
+        let (mut quiet, last) = (Instant::now() + settle, Instant::now() + settle * UNSETTLED);
+        let hint = self.engine.peer.hint();
+        loop {
+            tokio::select! {
+                order = orders.recv() => return Wake::Order(order),
+                error = self.engine.peer.ended() => return Wake::Ended(error),
+                () = self.watch.changed() => quiet = Instant::now() + settle,
+                () = hint.notified() => quiet = Instant::now() + settle,
+                () = tokio::time::sleep_until(quiet.min(last).max(self.rested)) => return Wake::Hint,
+            }
         }
     }
 

@@ -35,7 +35,8 @@ pub struct Options {
     pub resolution: Option<Resolution>,
     /// What bounds trees, files and waits.
     pub limits: Limits,
-    /// How long the session waits after a change for more of them.
+    /// How long nothing must change before the session looks; where changes go on it looks after ten times as
+    /// long.
     pub settle: Duration,
     /// How often both sides are looked at as a whole, although nobody told of a change.
     pub rescan: Duration,
@@ -45,6 +46,9 @@ pub struct Options {
     /// Who is told how far a large copy has come.
     pub progress: Progress,
 }
+
+/// Longer waits are none.
+const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 impl Default for Options {
     /// Returns two-way-safe, the threat model's lists, 5 ms to settle, both sides watched and looked at as
@@ -159,10 +163,10 @@ impl Options {
         self
     }
 
-    /// Sets how long to wait for more changes, and how often to look without being told.
+    /// Sets how long to wait for more changes, and how often to look without being told; a year at most.
     #[must_use]
     pub fn with_timing(mut self, settle: Duration, rescan: Duration) -> Self {
-        (self.settle, self.rescan) = (settle, rescan);
+        (self.settle, self.rescan) = (settle.min(YEAR), rescan.min(YEAR));
         self
     }
 }

@@ -245,8 +245,34 @@ async fn changes_arrive_by_themselves() {
     until(&mut events, || read(pair.guest("a")) == "3").await;
 }
 
+#[tokio::test]
+async fn who_goes_on_writing_is_looked_at_now_and_then() {
+    let pair = Pair::new();
+    let options = pair
+        .options()
+        .with_timing(Duration::from_millis(100), Duration::from_secs(3600));
+    let session = pair.start_with(options).await.unwrap();
+    let mut events = session.events();
+    for number in 0..150 {
+        write(pair.host(&number.to_string()), "1");
+        tokio::time::sleep(Duration::from_millis(15)).await;
+    }
+    // It is never quiet for long enough, yet the first ones did not wait for the last.
+    assert!(pair.guest("0").exists());
+    let mut looks = 0;
+    until(&mut events, || {
+        looks += 1;
+        pair.guest("149").exists()
+    })
+    .await;
+    assert!(looks < 8, "{looks}");
+}
+
 /// Waits for reports until `done`; the bound is far above anything that is not a hang.
-async fn until(events: &mut tokio::sync::broadcast::Receiver<Event>, done: impl Fn() -> bool) {
+async fn until(
+    events: &mut tokio::sync::broadcast::Receiver<Event>,
+    mut done: impl FnMut() -> bool,
+) {
     while !done() {
         let event = tokio::time::timeout(Duration::from_secs(60), events.recv()).await;
         drop(event.expect("a change was never noticed").unwrap());

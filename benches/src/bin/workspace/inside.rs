@@ -15,9 +15,9 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader
 pub(crate) const PROGRAM: &str = r"
 import os, sys, time
 def say(word): print(word, flush=True)
-def wait(holds):
+def wait(holds, pause):
     say('ready')
-    while not holds(): time.sleep(0.0005)
+    while not holds(): time.sleep(pause)
     say('done')
 def text(path):
     try: return open(path).read()
@@ -28,8 +28,8 @@ def names(path):
 for line in sys.stdin:
     word, *rest = line.split()
     if word == 'echo': say('done')
-    elif word == 'see': wait(lambda: text(rest[0]) == rest[1])
-    elif word == 'count': wait(lambda: names(rest[0]) >= int(rest[1]))
+    elif word == 'see': wait(lambda: text(rest[0]) == rest[1], 0.0005)
+    elif word == 'count': wait(lambda: names(rest[0]) >= int(rest[1]), 0.01)
     elif word == 'save':
         beside = os.path.join(os.path.dirname(rest[0]), '.saving')
         with open(beside, 'w') as file: file.write(rest[1])

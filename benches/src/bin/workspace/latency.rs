@@ -171,7 +171,8 @@ async fn turn(
         inside
             .tell(&format!("save {} {text}", there.join(&path).display()))
             .await?;
-        until(|| fs::read_to_string(here.join(&path)).is_ok_and(|found| found == text)).await?;
+        let arrived = || fs::read_to_string(here.join(&path)).is_ok_and(|found| found == text);
+        until(arrived, Duration::from_micros(300)).await?;
         turn.back.push(milliseconds(start));
         inside.hear("done").await?;
         tokio::time::sleep(pause).await;
@@ -207,18 +208,20 @@ async fn many(
         .tell(&format!("many {} {MANY}", many(there, "back").display()))
         .await?;
     let arrived = many(here, "back");
-    until(|| fs::read_dir(&arrived).is_ok_and(|names| names.count() >= MANY)).await?;
+    // Whoever lists so many names all the time has a processor to himself.
+    let all = || fs::read_dir(&arrived).is_ok_and(|names| names.count() >= MANY);
+    until(all, Duration::from_millis(10)).await?;
     turn.many_back = milliseconds(start);
     inside.hear("done").await
 }
 
-async fn until(mut holds: impl FnMut() -> bool) -> Result<()> {
+async fn until(mut holds: impl FnMut() -> bool, pause: Duration) -> Result<()> {
     let start = Instant::now();
     while !holds() {
         if start.elapsed() > HANG {
             return Err("it did not arrive".into());
         }
-        tokio::time::sleep(Duration::from_micros(300)).await;
+        tokio::time::sleep(pause).await;
     }
     Ok(())
 }
