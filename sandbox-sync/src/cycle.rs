@@ -39,6 +39,8 @@ pub(crate) struct Engine {
     pub(crate) scope: Scope,
     /// So much was looked at or planned that memory is to be handed back.
     pub(crate) much: bool,
+    /// Nothing is kept on the host that an earlier session received.
+    pub(crate) settled: bool,
 }
 
 /// How a cycle ended, if it did not fail.
@@ -141,6 +143,7 @@ impl Engine {
 
         self.record(agreed).await?;
         self.scope.settle(&report);
+        self.settle().await?;
         Ok(Outcome::Done(report))
     }
 
@@ -267,8 +270,19 @@ impl Engine {
             .await
             .flatten();
         let batch = batch.map_err(Failure::local("stage on the host"))?;
-        let batch = self.peer.fetch(batch).await.map_err(Failure::fatal)?;
+        let mut batch = self.peer.fetch(batch).await.map_err(Failure::fatal)?;
+        // The guest may go away before it is applied.
+        batch.leave(true);
         Ok(Some(batch))
+    }
+
+    /// Has the host's side forget what earlier sessions received: a whole cycle had no use for it.
+    async fn settle(&mut self) -> Result<(), Failure> {
+        if std::mem::replace(&mut self.settled, true) {
+            return Ok(());
+        }
+        let settled = self.host.run(Replica::settle).await;
+        settled.map_err(Failure::local("clear the host's staging"))
     }
 
     /// Carries out what is staged for the host, in words where something stood in the way.

@@ -72,6 +72,8 @@ pub(crate) async fn start(
         peer,
         base: Worker::new(base),
         rules,
+        // Who never writes to the root has nothing in its staging, nor the lock.
+        settled: !options.writes_to_host(),
         options,
         scope: Scope::default(),
         much: false,

@@ -43,7 +43,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 #[non_exhaustive]
 pub struct Options {
     /// A folder in which new contents wait, on the file system of the root; by default, and where it lies
-    /// elsewhere, a folder in the root is used while changes are applied.
+    /// elsewhere, a folder in the root is used while changes are applied. What a session that ended half-way had
+    /// received stays there for the next one, at most 2 GiB.
     pub staging: Option<PathBuf>,
     /// The folder that is served, whatever the host names; by default the one that it names.
     pub root: Option<PathBuf>,
@@ -96,6 +97,7 @@ pub async fn serve(stream: BoxStream, options: Options) -> Result<(), Error> {
         replica: Worker::new(replica),
         reader,
         writer,
+        looked: false,
     };
     guest
         .say(&Reply::Hello {
@@ -216,6 +218,8 @@ struct Guest {
     replica: Worker<Replica>,
     reader: BufReader<ReadHalf<BoxStream>>,
     writer: Writer,
+    /// The host has asked what is there.
+    looked: bool,
 }
 
 impl Guest {
@@ -249,7 +253,12 @@ impl Guest {
     }
 
     async fn scan(&mut self, thorough: bool) -> Result<(), Error> {
+        // A second question means that the first was settled, as far as the guest can know.
+        let settles = std::mem::replace(&mut self.looked, true);
         let scan = move |replica: &mut Replica| {
+            if settles {
+                replica.settle();
+            }
             let changed = replica.scan(thorough)?;
             Ok(found(changed, replica.tree()))
         };

@@ -53,6 +53,8 @@
 //! - Where both sides changed a path, both keep their own and the report lists the [`Conflict`].
 //! - An emptied, deleted or replaced root, a deleted repository and a mass deletion stop the session before
 //!   anything is written; see [`safety`].
+//! - A transfer that was cut off goes on where it was: files that had arrived as a whole are kept, 2 GiB of them
+//!   and for a day, until the next session has taken what it still wants of them, by digest.
 //! - A history that is lost or damaged unites the two sides; it is never read as a deletion.
 //!
 //! # Review

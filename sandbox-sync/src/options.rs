@@ -24,7 +24,8 @@ pub struct Options {
     /// history and unites the two sides.
     pub base_file: Option<PathBuf>,
     /// A folder of our own in which new contents wait, one per workspace, on the file system of the root;
-    /// where it lies elsewhere or is not given, a folder in the root is used while changes are applied.
+    /// where it lies elsewhere or is not given, a folder in the root is used while changes are applied. What a
+    /// session that ended half-way had received stays there for the next one, at most 2 GiB.
     pub staging: Option<PathBuf>,
     /// A folder of our own in which what [an apply](crate::Session::apply) replaces is kept, one per
     /// workspace; without it nothing can be applied.

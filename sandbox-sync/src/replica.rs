@@ -49,6 +49,8 @@ pub(crate) struct Replica {
     tree: Arc<Tree>,
     /// What was put in place since the last scan, which need not read it again.
     made: Tree,
+    /// What earlier sessions received is cleared.
+    settled: bool,
 }
 
 impl Replica {
@@ -60,6 +62,7 @@ impl Replica {
             watch,
             tree: Arc::default(),
             made: Tree::default(),
+            settled: false,
         }
     }
 
@@ -192,6 +195,16 @@ impl Replica {
         self.watch.share(&self.tree);
     }
 
+    /// Clears what earlier sessions received, once: a whole cycle had no use for it.
+    pub(crate) fn settle(&mut self) {
+        if std::mem::replace(&mut self.settled, true) {
+            return;
+        }
+        if let Err(error) = Staging::clear(&self.root, self.setup.staging.as_deref()) {
+            tracing::debug!(%error, "cannot clear what an earlier session received");
+        }
+    }
+
     /// Starts a batch: stages what is at hand here, so that only the rest has to be sent.
     pub(crate) fn prepare(&self, ops: Vec<Op>) -> io::Result<Batch> {
         let setup = &self.setup;
@@ -320,26 +333,47 @@ impl Batch {
         }
     }
 
-    /// Copies what the root has elsewhere: renames and changed modes send nothing.
+    /// Copies what the root has elsewhere, so that renames and changed modes send nothing, and what an earlier
+    /// session received.
     fn stage_known(&mut self, tree: &Tree) {
-        let wanted: std::collections::HashSet<Digest> =
-            contents(&self.ops).map(|(_, c)| c.0).collect();
+        let mut wanted: HashMap<Digest, usize> = HashMap::new();
+        for (_, (digest, _)) in contents(&self.ops) {
+            *wanted.entry(digest).or_default() += 1;
+        }
         let at_hand: HashMap<Digest, &RelPath> = tree
             .iter()
             .filter_map(|(path, entry)| Some((entry.content()?.0, path)))
-            .filter(|(digest, _)| wanted.contains(digest))
+            .filter(|(digest, _)| wanted.contains_key(digest))
             .collect();
         for (index, (digest, size)) in contents(&self.ops).collect::<Vec<_>>() {
             let source = at_hand.get(&digest);
-            if source.is_none_or(|path| self.copy(index, path).is_err()) {
+            if source.is_none_or(|path| self.copy(index, path).is_err())
+                && self.copy_kept(index, (digest, size)).is_err()
+            {
                 let item = u32::try_from(index).expect("the number of operations is bounded");
                 self.needed.push((item, size));
+            }
+            let uses = wanted.get_mut(&digest).expect("each was counted");
+            *uses -= 1;
+            if *uses == 0 {
+                self.staging.forget_kept(&digest);
             }
         }
     }
 
     fn copy(&mut self, index: usize, path: &RelPath) -> io::Result<()> {
-        let (mut source, facts) = open_file(&self.root.parent_of(path)?, path.name())?;
+        let source = open_file(&self.root.parent_of(path)?, path.name())?;
+        self.copy_from(index, source)
+    }
+
+    /// Copies what an earlier session received, if it is that (`S53`).
+    fn copy_kept(&mut self, index: usize, content: (Digest, u64)) -> io::Result<()> {
+        let kept = self.staging.kept(content);
+        self.copy_from(index, kept.ok_or(io::ErrorKind::NotFound)?)
+    }
+
+    /// Copies a file, and verifies what was copied.
+    fn copy_from(&mut self, index: usize, (mut source, facts): (File, Facts)) -> io::Result<()> {
         let Some(mut file) = self.start(index)? else {
             return Ok(());
         };
@@ -368,8 +402,15 @@ impl Batch {
         Ok(Some(file))
     }
 
-    /// Writes pieces as they arrive, in the order of [`Batch::needed`], until the sender is dropped.
+    /// Decides whether what arrived is left to the next session where it is not applied (`S53`).
+    pub(crate) fn leave(&mut self, leaves: bool) {
+        self.staging.leave(leaves);
+    }
+
+    /// Writes pieces as they arrive, in the order of [`Batch::needed`], until the sender is dropped; whoever
+    /// knows that this was all says so by [`Batch::leave`].
     pub(crate) fn fill(mut self, mut bundles: mpsc::Receiver<Bundle>) -> Self {
+        self.leave(true);
         let mut pieces =
             std::iter::from_fn(move || bundles.blocking_recv()).flat_map(Bundle::into_iter);
         while let Some(piece) = pieces.next() {
@@ -434,6 +475,7 @@ impl Batch {
 
     /// Makes the contents durable, puts everything in place, and makes that durable.
     pub(crate) fn apply(mut self) -> io::Result<(Vec<Op>, Outcomes)> {
+        self.leave(false);
         flush(&self.files, self.staging.folder())?;
         self.files.clear();
         let results = apply(&self.root, &mut self.staging, &self.ops, &self.staged)?;

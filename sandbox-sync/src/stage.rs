@@ -1,12 +1,13 @@
 //! Where new contents wait, complete and verified, until one rename puts them in place.
 //!
 //! The folder lies outside the tree where the embedder named one on the same file system, else in the root
-//! under a name that no scan looks at; it exists only while something is being applied. The name of an object
+//! under a name that no scan looks at; it exists only while something is being applied, and after a session that
+//! ended half-way, for what it had received: that is [kept](kept) for the next one (`S53`). The name of an object
 //! that takes the place of another is made of two digests: of what it holds, and of what it is going to be
-//! swapped with (with `part-` in front while it is being written). So after a crash what matches its name is
-//! rubbish, and what does not may be the only copy of something that was swapped out before it could be
-//! verified: that is moved to `rescued-…` and left there (`S16`, `S48`). What takes nothing's place is never
-//! swapped: it is `part-…` until it is in place.
+//! swapped with (with `part-` in front while it is being written). So after a crash what matches its name is of no
+//! further use but as contents, and what does not may be the only copy of something that was swapped out before it
+//! could be verified: that is moved to `rescued-…` and left there (`S16`, `S48`). What takes nothing's place is
+//! never swapped: it is `part-…` until it is in place.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -23,6 +24,10 @@ use crate::rules::STAGING_PREFIX;
 use crate::scan::{BUFFER, names, open_file};
 use crate::tree::{Digest, Entry};
 
+mod kept;
+
+use kept::{Found, Hint, Kept, is_full};
+
 /// Who owns what is created: user and group, by number.
 pub(crate) type Owner = (u32, u32);
 
@@ -31,6 +36,9 @@ pub(crate) type Modified = (i64, u32);
 
 /// What the names of files begin with that are not complete.
 const PARTIAL: &str = "part-";
+
+/// Keeps git from what is kept in a root: the file and what it says.
+const IGNORE: (&str, &[u8]) = (".gitignore", b"*\n");
 
 /// So many zeros in a row are left out of a file: a multiple of the block of any file system in use.
 const HOLE: usize = 64 * 1024;
@@ -47,6 +55,18 @@ pub(crate) struct Staging {
     in_root: Option<OwnedFd>,
     owner: Option<Owner>,
     next: u64,
+    kept: Arc<Kept>,
+    /// What is still here in the end is left to the next session.
+    leaves: bool,
+}
+
+/// What something in the folder is good for.
+enum Left {
+    Rubbish,
+    /// It may be the only copy of what was swapped out.
+    Precious,
+    /// It may be contents that were received.
+    Contents(Hint),
 }
 
 impl Staging {
@@ -60,22 +80,50 @@ impl Staging {
             Some(folder) => (folder, None),
             None => (open_inside(root)?, Some(root.directory(None)?)),
         };
+        let folder = Arc::new(folder);
         let staging = Self {
-            folder: Arc::new(folder),
+            kept: Arc::new(Kept::within(folder.clone())),
+            folder,
             in_root,
             owner,
             next: 0,
+            leaves: false,
         };
-        staging.recover()?;
+        staging.recover(true)?;
         Ok(staging)
     }
 
-    /// Clears what an earlier session left in the root or outside; only for who alone writes to the root.
+    /// Clears what an earlier session left in the root or outside, but for what is kept; only for who alone
+    /// writes to the root.
     pub(crate) fn sweep(root: &Root, outside: Option<&Path>) -> io::Result<()> {
+        Self::pass(root, outside, true)
+    }
+
+    /// Clears also what is kept: nobody wants it any more.
+    pub(crate) fn clear(root: &Root, outside: Option<&Path>) -> io::Result<()> {
+        Self::pass(root, outside, false)
+    }
+
+    fn pass(root: &Root, outside: Option<&Path>, keeps: bool) -> io::Result<()> {
         if outside.is_some() || Facts::at(root.folder(), in_root_name().as_bytes())?.is_some() {
-            drop(Self::open(root, outside, None)?);
+            Self::open(root, outside, None)?.leave(keeps);
         }
         Ok(())
+    }
+
+    /// Decides whether what is still here when this is dropped is left to the next session.
+    pub(crate) fn leave(&mut self, leaves: bool) {
+        self.leaves = leaves;
+    }
+
+    /// Opens what an earlier session received and may be these contents: whoever copies it verifies it.
+    pub(crate) fn kept(&self, content: (Digest, u64)) -> Option<(File, Facts)> {
+        self.kept.open(content)
+    }
+
+    /// Removes what an earlier session received of these contents.
+    pub(crate) fn forget_kept(&self, digest: &Digest) {
+        self.kept.forget(digest);
     }
 
     pub(crate) fn folder(&self) -> &OwnedFd {
@@ -96,7 +144,7 @@ impl Staging {
             }
             None => {
                 self.next += 1;
-                let name = format!("{PARTIAL}{}", self.next);
+                let name = format!("{PARTIAL}{}-{}", Hint::of(&content.0), self.next);
                 (name.clone(), name)
             }
         };
@@ -109,7 +157,14 @@ impl Staging {
             (false, true) => 0o777,
             (false, false) => 0o666,
         };
-        let file = rustix::fs::openat(&self.folder, &partial, flags, Mode::from_raw_mode(mode))?;
+        let open = || {
+            let mode = Mode::from_raw_mode(mode);
+            rustix::fs::openat(&self.folder, &partial, flags, mode).map_err(io::Error::from)
+        };
+        let file = match open() {
+            Err(error) if is_full(&error) && self.kept.make_room() => open()?,
+            opened => opened?,
+        };
         Ok(StagedFile {
             partial: Partial {
                 folder: self.folder.clone(),
@@ -122,6 +177,7 @@ impl Staging {
             content,
             owner: self.owner,
             hole: false,
+            kept: self.kept.clone(),
         })
     }
 
@@ -183,48 +239,105 @@ impl Staging {
         format!("{}-{}-{}", text(holds), text(replaces), self.next)
     }
 
-    /// Clears what a crash left: rubbish goes, what may be somebody's only copy is set aside.
-    fn recover(&self) -> io::Result<()> {
+    /// Clears what a crash left: rubbish goes, what may be somebody's only copy is set aside, and contents are
+    /// kept if anything is.
+    fn recover(&self, keeps: bool) -> io::Result<()> {
+        let mut contents = Vec::new();
         for name in names(&self.folder)? {
             // Our own names are text; anything else is not ours.
             let Ok(text) = std::str::from_utf8(&name) else {
                 continue;
             };
-            if text.starts_with("rescued-") {
+            if text.starts_with("rescued-") || text == IGNORE.0 {
                 continue;
             }
-            let rubbish = text.starts_with(PARTIAL)
-                || match open_file(&self.folder, &name) {
-                    Ok((file, _)) => {
-                        let digest = digest_of(file)?.to_string();
-                        text.split('-').any(|part| part == digest)
-                    }
-                    // Links and folders carry nothing that the tree or the other side does not have.
-                    Err(_) => true,
-                };
-            if rubbish {
-                let removed = rustix::fs::unlinkat(&self.folder, text, AtFlags::empty());
-                if removed == Err(Errno::ISDIR) || removed == Err(Errno::PERM) {
-                    rustix::fs::unlinkat(&self.folder, text, AtFlags::REMOVEDIR)?;
+            let found = match self.judge(text)? {
+                Left::Precious => {
+                    self.rescue(text)?;
+                    continue;
                 }
-            } else {
-                tracing::warn!(name = text, "kept a file that a crash left in staging");
-                let rescued = format!("rescued-{text}");
-                let flags = RenameFlags::empty();
-                rustix::fs::renameat_with(&self.folder, text, &self.folder, rescued, flags)?;
+                Left::Contents(hint) if keeps => Found::at(&self.folder, text, hint)?,
+                Left::Contents(_) | Left::Rubbish => None,
+            };
+            match found {
+                Some(found) => contents.push(found),
+                None => self.remove(text)?,
             }
         }
-        Ok(())
+        self.kept.take_in(contents)
+    }
+
+    fn judge(&self, text: &str) -> io::Result<Left> {
+        let contents = |hint: Option<Hint>| hint.map_or(Left::Rubbish, Left::Contents);
+        let mut prefixes = [PARTIAL, kept::PREFIX].into_iter();
+        if let Some(rest) = prefixes.find_map(|prefix| text.strip_prefix(prefix)) {
+            return Ok(contents(Hint::read(rest)));
+        }
+        // Links and folders carry nothing that the tree or the other side does not have.
+        let Ok((file, _)) = open_file(&self.folder, text.as_bytes()) else {
+            return Ok(Left::Rubbish);
+        };
+        let digest = digest_of(file)?.to_string();
+        Ok(match text.split('-').position(|part| part == digest) {
+            Some(0) => contents(Hint::read(text)),
+            Some(_) => Left::Rubbish,
+            None => Left::Precious,
+        })
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        let removed = rustix::fs::unlinkat(&self.folder, name, AtFlags::empty());
+        match removed {
+            Err(Errno::ISDIR | Errno::PERM) => Ok(rustix::fs::unlinkat(
+                &self.folder,
+                name,
+                AtFlags::REMOVEDIR,
+            )?),
+            // What cannot be removed is seen by the next session.
+            _ => Ok(()),
+        }
+    }
+
+    fn rescue(&self, name: &str) -> io::Result<()> {
+        tracing::warn!(name, "kept a file that a crash left in staging");
+        let rescued = format!("rescued-{name}");
+        let flags = RenameFlags::empty();
+        Ok(rustix::fs::renameat_with(
+            &self.folder,
+            name,
+            &self.folder,
+            rescued,
+            flags,
+        )?)
+    }
+
+    /// Hides what is kept in a root from git, or takes that back.
+    fn hide(&self) -> io::Result<()> {
+        let (name, text) = IGNORE;
+        if self.in_root.is_none() || self.kept.is_empty() {
+            return match rustix::fs::unlinkat(&self.folder, name, AtFlags::empty()) {
+                Err(Errno::NOENT) | Ok(()) => Ok(()),
+                Err(error) => Err(error.into()),
+            };
+        }
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mode = Mode::from_raw_mode(0o600);
+        match rustix::fs::openat(&self.folder, name, flags, mode) {
+            Ok(file) => File::from(file).write_all(text),
+            Err(Errno::EXIST) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 }
 
 impl Drop for Staging {
     fn drop(&mut self) {
-        if let Err(error) = self.recover() {
+        if let Err(error) = self.recover(self.leaves).and_then(|()| self.hide()) {
             tracing::debug!(%error, "cannot clear the staging folder");
         }
         if let Some(root) = &self.in_root {
-            // Fails where something was rescued, and then the folder has to stay.
+            // Fails where something was rescued or is kept, and then the folder has to stay.
             let removed = rustix::fs::unlinkat(root, in_root_name(), AtFlags::REMOVEDIR);
             if let Err(error) = removed {
                 tracing::debug!(%error, "the staging folder stays");
@@ -282,6 +395,7 @@ pub(crate) struct StagedFile {
     owner: Option<Owner>,
     /// The file ends in a hole so far.
     hole: bool,
+    kept: Arc<Kept>,
 }
 
 /// A file that is not complete, removed when this is dropped.
@@ -333,9 +447,23 @@ impl StagedFile {
                 let length = i64::try_from(now.len()).map_err(io::Error::other)?;
                 self.file.seek(SeekFrom::Current(length))?;
             } else {
-                self.file.write_all(now)?;
+                self.write_out(now)?;
             }
             rest = later;
+        }
+        Ok(())
+    }
+
+    /// Writes, in the place of what is kept where there is no other room.
+    fn write_out(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            match self.file.write(bytes) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => bytes = &bytes[written..],
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if is_full(&error) && self.kept.make_room() => {}
+                Err(error) => return Err(error),
+            }
         }
         Ok(())
     }

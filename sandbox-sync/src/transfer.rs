@@ -72,16 +72,23 @@ pub(crate) async fn receive(batch: Batch, source: &mut impl Source) -> Result<Ba
     let olds = batch.olds().clone();
     let (pieces, queue) = mpsc::channel(IN_FLIGHT);
     let disk = tokio::task::spawn_blocking(move || batch.fill(queue));
-    let received = pass_on((needed, olds), source, Bundler::new(pieces)).await;
-    // Also after a failure: what was staged is cleared before the session ends.
-    let batch = disk.await.map_err(writer_ended)?;
-    received.map(|()| batch)
+    let mut pieces = Bundler::new(pieces);
+    let received = pass_on((needed, olds), source, &mut pieces).await;
+    // Also after a failure: what arrived as a whole is staged, and all that is kept before the session ends.
+    let rest = pieces.rest();
+    let passed_on = pieces.queue.send(rest).await;
+    drop(pieces);
+    let mut batch = disk.await.map_err(writer_ended)?;
+    received?;
+    passed_on.map_err(writer_ended)?;
+    batch.leave(false);
+    Ok(batch)
 }
 
 async fn pass_on(
     (needed, olds): (Vec<(u32, u64)>, Olds),
     source: &mut impl Source,
-    mut pieces: Bundler,
+    pieces: &mut Bundler,
 ) -> Result<(), Error> {
     for (item, size) in needed {
         let mut left = size;
@@ -107,8 +114,7 @@ async fn pass_on(
             }
         }
     }
-    let rest = pieces.rest();
-    pieces.queue.send(rest).await.map_err(writer_ended)
+    Ok(())
 }
 
 fn writer_ended(error: impl Into<sandbox_base::BoxError>) -> Error {

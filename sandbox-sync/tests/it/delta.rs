@@ -1,54 +1,15 @@
 //! Large files of which little changed, and files with holes.
 
 use std::fs;
-use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll};
 
 use sandbox_sync::{Session, guest};
-use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf, duplex};
+use tokio::io::duplex;
 
 use crate::pair::{Pair, assert_clean};
-
-/// A stream that counts what goes over it, both ways.
-struct Counted(DuplexStream, Arc<AtomicU64>);
-
-impl AsyncRead for Counted {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        let read = Pin::new(&mut self.0).poll_read(cx, buf);
-        let more = buf.filled().len() - before;
-        self.1.fetch_add(more as u64, Ordering::Relaxed);
-        read
-    }
-}
-
-impl AsyncWrite for Counted {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.0).poll_write(cx, buf);
-        if let Poll::Ready(Ok(written)) = written {
-            self.1.fetch_add(written as u64, Ordering::Relaxed);
-        }
-        written
-    }
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
-    }
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
-    }
-}
+use crate::stream::{End, Metered};
 
 /// Small, because what hashes is slow in tests; the benchmark takes a gigabyte.
 const LENGTH: usize = 1 << 20;
@@ -74,7 +35,7 @@ async fn a_large_file_with_few_changes_moves_little_in_both_directions() {
         Box::new(theirs),
         guest::Options::default(),
     )));
-    let stream = Box::new(Counted(ours, moved.clone()));
+    let stream = Box::new(Metered::new(ours, End::Never).counting(&moved));
     let host = pair.host("");
     let session = Session::start(&host, stream, pair.options()).await.unwrap();
     assert!(moved.load(Ordering::Relaxed) > LENGTH as u64);
