@@ -62,12 +62,15 @@ async fn s42_commits_and_collections_of_the_guest_arrive_whole() {
     assert_eq!(git(&guest, &["rev-list", "--count", "HEAD"]), "7");
 }
 
-/// What somebody who works in a repository waits between two steps: less than a cycle takes.
-const PAUSE: Duration = Duration::from_millis(3);
+/// Waits as somebody who works in a repository does between two steps: mostly less than a cycle takes.
+fn pause(step: usize) {
+    let longer = if step.is_multiple_of(5) { 12 } else { 3 };
+    std::thread::sleep(Duration::from_millis(longer));
+}
 
 /// Opens a session that synchronizes by itself.
 async fn at_work(pair: &Pair) -> Session {
-    let timing = (Duration::from_millis(2), Duration::from_secs(60));
+    let timing = (Duration::from_millis(1), Duration::from_secs(60));
     let options = pair.options().with_timing(timing.0, timing.1);
     pair.start_with(options).await.unwrap()
 }
@@ -91,7 +94,7 @@ async fn s42_what_a_ref_leads_to_is_there_before_it() {
         let mut number = 0;
         while Instant::now() < until {
             number += 1;
-            std::thread::sleep(PAUSE);
+            pause(number);
             let folder = ["aa", "bb"][number % 2];
             write(guest.join(format!("objects/{folder}/{number}")), "");
             write(guest.join("ref~"), number.to_string());
@@ -134,7 +137,7 @@ async fn s42_objects_go_after_the_pack_that_has_them_came() {
         let until = Instant::now() + Duration::from_secs(2);
         let mut number = 0;
         while Instant::now() < until {
-            std::thread::sleep(PAUSE);
+            pause(number);
             write(guest.join(format!("objects/pack/{number}")), "");
             std::fs::remove_file(guest.join(format!("objects/aa/{number}"))).unwrap();
             number += 1;
