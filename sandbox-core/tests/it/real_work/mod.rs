@@ -76,7 +76,7 @@ impl Scale {
     fn git_work(&self) -> String {
         format!(
             r#"for round in $(seq 1 {}); do
-                 git checkout -q -b "topic-$round" "main~$((round * 4))"
+                 git checkout -q -b "topic-$round" "main~$round"
                  for commit in 1 2; do
                    sed -i "\$a topic $round $commit" "loose/$((round % 20))"
                    mkdir -p topics && echo "$round $commit" > "topics/$round-$commit"
