@@ -10,7 +10,8 @@
 //!
 //! Folders and contents come first, parents before children, git's objects before everything and its refs
 //! after everything; removals come last, deepest first. If an object of a repository could not be put in
-//! place, no ref is moved and nothing of any repository is removed in that run (`S42`). File systems
+//! place, no ref is moved and nothing of any repository is removed in that run (`S42`). Beneath a folder that
+//! could not be made nothing is done: its name may lead into another one (`GIT~1` into `.git`). File systems
 //! without the two rename flags get a check and a plain rename, which leaves a window between the two.
 
 use std::collections::{BTreeSet, HashMap};
@@ -27,6 +28,10 @@ use crate::root::{Facts, Root};
 use crate::scan::observe;
 use crate::stage::{Ready, Staging, flush_filesystem};
 use crate::tree::Entry;
+
+mod turn;
+
+use turn::{Turned, Turns};
 
 /// Up to this many folders are flushed one by one.
 const FLUSH_EACH: usize = 8;
@@ -93,21 +98,54 @@ pub(crate) fn apply(
         staging,
         touched: BTreeSet::new(),
         folder: None,
+        turned: Turned::default(),
     };
+    let turns = Turns::of(ops, root.names().folding);
+    let mut without = BTreeSet::new();
     let mut results: Vec<_> = ops.iter().map(|_| Err(Refusal::Postponed)).collect();
     let mut object_missing = false;
     for index in order(ops) {
         let op = &ops[index];
         let part = GitPart::of(&op.path);
         let removes = op.new.is_none() && part != GitPart::Outside;
-        if object_missing && (part == GitPart::Refs || removes) {
+        if object_missing && (part == GitPart::Refs || removes)
+            || turns.is_removal(index)
+            || is_beneath(&op.path, &without)
+        {
             continue;
         }
-        results[index] = applier.carry_out(op, staged.get(&index));
+        results[index] = match turns.removal(index) {
+            Some(removal) => applier.turn((&ops[removal], op), staged.get(&index), index),
+            None => applier.carry_out(op, staged.get(&index)),
+        };
+        if let Some(removal) = turns.removal(index) {
+            results[removal] = match &results[index] {
+                Ok(()) => Ok(()),
+                Err(_) => Err(Refusal::Postponed),
+            };
+            without.extend(results[index].is_err().then(|| ops[removal].path.clone()));
+        }
+        let makes_folder = op.new.as_ref().is_some_and(Entry::is_directory);
+        if makes_folder && results[index].is_err() {
+            without.insert(op.path.clone());
+        }
         object_missing |= part == GitPart::Objects && results[index].is_err() && op.new.is_some();
+    }
+    for index in applier.not_turned() {
+        results[index] = Err(Refusal::Changed);
+        if let Some(removal) = turns.removal(index) {
+            results[removal] = Err(Refusal::Changed);
+        }
     }
     applier.flush()?;
     Ok(results)
+}
+
+/// Tells whether a path lies beneath one of the folders.
+fn is_beneath(path: &RelPath, folders: &BTreeSet<RelPath>) -> bool {
+    !folders.is_empty()
+        && std::iter::successors(path.parent(), RelPath::parent)
+            .any(|above| folders.contains(&above))
 }
 
 /// Returns the indexes of `ops` in the order in which they are carried out.
@@ -178,6 +216,7 @@ struct Applier<'a> {
     touched: BTreeSet<Option<RelPath>>,
     /// The folder that was opened last; neighbours are carried out one after the other.
     folder: Option<Open>,
+    turned: Turned,
 }
 
 /// An open folder of the root.

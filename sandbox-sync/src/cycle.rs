@@ -12,6 +12,7 @@ use std::sync::Arc;
 use crate::apply::Refusal;
 use crate::base::Base;
 use crate::error::Error;
+use crate::fold::Folds;
 use crate::options::Options;
 use crate::path::RelPath;
 use crate::peer::Peer;
@@ -219,6 +220,14 @@ impl Engine {
         recorded.map_err(Failure::local("record the base"))
     }
 
+    /// Returns which names are one on which side.
+    pub(crate) fn folds(&self) -> Folds {
+        Folds {
+            host: self.root.names().folding,
+            guest: self.peer.folding(),
+        }
+    }
+
     async fn plan(
         &mut self,
         resolution: Option<Resolution>,
@@ -237,6 +246,7 @@ impl Engine {
             guest,
             rules: &self.rules,
             mode: self.options.mode,
+            folds: self.folds(),
         };
         let plan = match self.scope.paths() {
             None => reconcile(input),

@@ -111,6 +111,7 @@
 
 mod base;
 mod error;
+mod fold;
 #[cfg(all(fuzzing, unix))]
 pub mod fuzzing;
 mod gitignore;
@@ -143,6 +144,8 @@ pub mod guest;
 #[cfg(unix)]
 mod peer;
 #[cfg(unix)]
+mod probe;
+#[cfg(unix)]
 mod replica;
 #[cfg(unix)]
 mod root;
@@ -166,7 +169,8 @@ pub use path::RelPath;
 pub use progress::{Copied, Progress, Step};
 pub use reconcile::Mode;
 pub use report::{
-    Change, Conflict, Event, Held, HeldReason, Problem, Report, Side, Standing, Untracked,
+    Change, Collision, Conflict, Event, Held, HeldReason, Problem, Report, Side, Standing,
+    Untracked,
 };
 pub use rules::Lists;
 pub use safety::{Halt, Resolution, Thresholds};

@@ -7,7 +7,7 @@
 //! ```text
 //! host                                guest
 //! Hello{version, root, owner, …}  →
-//!                                 ←   Hello
+//!                                 ←   Hello{version, folding}
 //! Scan                            →
 //!                                 ←   Found* (what is new, changed or gone since the last scan), Scanned
 //! Fetch*, Have*, FetchEnd         →   (and what it has of their old versions)
@@ -30,6 +30,7 @@ use sandbox_base::frame;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
+use crate::fold::Folding;
 use crate::path::RelPath;
 use crate::reconcile::Op;
 use crate::rules::Lists;
@@ -95,6 +96,8 @@ pub(crate) enum Request {
 pub(crate) enum Reply {
     Hello {
         version: u32,
+        /// What the file system of its root takes for one.
+        folding: Folding,
     },
     Dirty,
     Found(Vec<(RelPath, Option<Entry>)>),

@@ -15,7 +15,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rustix::fs::{AtFlags, Gid, Mode, OFlags, RenameFlags, Uid};
+use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 
 use crate::root::{DIRECTORY, Facts, Root};
@@ -30,7 +30,7 @@ pub(crate) type Owner = (u32, u32);
 pub(crate) type Modified = (i64, u32);
 
 /// What the names of files begin with that are not complete.
-const PARTIAL: &str = "part-";
+pub(crate) const PARTIAL: &str = "part-";
 
 /// So many zeros in a row are left out of a file: a multiple of the block of any file system in use.
 const HOLE: usize = 64 * 1024;
@@ -156,6 +156,22 @@ impl Staging {
         self.name(None, Some(old))
     }
 
+    /// Gives a staged file that was to take nothing's place a name by which it can be swapped with `old`.
+    pub(crate) fn stand_in(
+        &mut self,
+        staged: &str,
+        (holds, old): (Digest, &Entry),
+    ) -> io::Result<String> {
+        let name = self.name(Some(holds), Some(old));
+        rustix::fs::renameat(&self.folder, staged, &self.folder, &name)?;
+        Ok(name)
+    }
+
+    /// Returns a name that is free here, for what is the only copy as long as it is here.
+    pub(crate) fn passing_name(&mut self) -> String {
+        self.name(None, None)
+    }
+
     /// Removes a file or link that is not needed any more.
     pub(crate) fn discard(&self, name: &str) -> io::Result<()> {
         Ok(rustix::fs::unlinkat(&self.folder, name, AtFlags::empty())?)
@@ -205,16 +221,28 @@ impl Staging {
             if rubbish {
                 let removed = rustix::fs::unlinkat(&self.folder, text, AtFlags::empty());
                 if removed == Err(Errno::ISDIR) || removed == Err(Errno::PERM) {
-                    rustix::fs::unlinkat(&self.folder, text, AtFlags::REMOVEDIR)?;
+                    match rustix::fs::unlinkat(&self.folder, text, AtFlags::REMOVEDIR) {
+                        // A folder that was on its way to another name.
+                        Err(Errno::NOTEMPTY) => self.rescue(text)?,
+                        removed => removed?,
+                    }
                 }
             } else {
-                tracing::warn!(name = text, "kept a file that a crash left in staging");
-                let rescued = format!("rescued-{text}");
-                let flags = RenameFlags::empty();
-                rustix::fs::renameat_with(&self.folder, text, &self.folder, rescued, flags)?;
+                self.rescue(text)?;
             }
         }
         Ok(())
+    }
+
+    fn rescue(&self, name: &str) -> io::Result<()> {
+        tracing::warn!(name, "kept what a crash left in staging");
+        let rescued = format!("rescued-{name}");
+        Ok(rustix::fs::renameat(
+            &self.folder,
+            name,
+            &self.folder,
+            rescued,
+        )?)
     }
 }
 

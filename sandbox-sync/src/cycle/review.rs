@@ -42,6 +42,7 @@ impl Engine {
             guest: self.peer.tree(),
             rules: &self.rules,
             mode: self.options.mode,
+            folds: self.folds(),
         });
         let mut room = MAX_SHOWN;
         let mut rest = &mut listed.changes[..];

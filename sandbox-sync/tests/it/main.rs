@@ -6,6 +6,7 @@
 mod crash;
 mod database;
 mod delta;
+mod folded;
 mod full;
 mod git;
 mod ignore;
