@@ -196,7 +196,10 @@ fn known<'a>(input: Input<'a>, path: &RelPath) -> Option<Joined<'a>> {
 }
 
 fn finish<'a>(input: Input<'a>, joined: impl Iterator<Item = Joined<'a>>) -> Plan {
-    let mut rows = rows(input, joined);
+    let mut rows = match input.folds.is_none() {
+        true => rows(input, joined.map(|(path, found)| (path, found, found[0]))),
+        false => rows(input, folded::with_agreed(input, joined)),
+    };
     let siblings = Siblings::of(&rows, input.folds);
     fit_together(&mut rows, siblings);
     block_beneath(&mut rows);
@@ -223,6 +226,8 @@ enum Act {
 struct Row<'a> {
     path: &'a RelPath,
     base: Option<&'a Entry>,
+    /// What was agreed on, also under another name.
+    agreed: Option<&'a Entry>,
     host: Option<&'a Entry>,
     guest: Option<&'a Entry>,
     act: Act,
@@ -271,19 +276,24 @@ impl<'a> Row<'a> {
     }
 }
 
-/// Decides each path alone.
-fn rows<'a>(input: Input<'a>, joined: impl Iterator<Item = Joined<'a>>) -> Vec<Row<'a>> {
+/// Decides each path alone, by what is there and by what was agreed on before it had its name.
+fn rows<'a>(
+    input: Input<'a>,
+    joined: impl Iterator<Item = (&'a RelPath, [Option<&'a Entry>; 3], Option<&'a Entry>)>,
+) -> Vec<Row<'a>> {
     let mut flows = input.rules.walk();
     let mut above: Vec<usize> = Vec::new();
     let mut rows: Vec<Row<'_>> = Vec::new();
-    for (path, [base, host, guest]) in joined {
+    for (path, [base, host, guest], agreed) in joined {
         while above
             .last()
             .is_some_and(|row| !path.is_beneath(rows[*row].path))
         {
             above.pop();
         }
-        let sides = [base, host, guest];
+        // A name that one side lacks was not deleted there: under that name it never was.
+        let both = host.is_some() && guest.is_some();
+        let sides = [if both { agreed } else { base }, host, guest];
         let act = decide(input, path, sides, flows.flow(path));
         let parent = above.last().copied();
         above.push(rows.len());
@@ -291,6 +301,7 @@ fn rows<'a>(input: Input<'a>, joined: impl Iterator<Item = Joined<'a>>) -> Vec<R
         rows.push(Row {
             path,
             base,
+            agreed,
             host,
             guest,
             act,

@@ -11,15 +11,19 @@
 //!   that folds has some and lacks some: the workspace was moved to another file system, say.
 //!
 //! Everything beneath them is left alone as well. A rename from one name of a group to another is no conflict:
-//! after it, there is one of them.
+//! after it, there is one of them. Where it was carried out in part before a crash, the name or the folder above
+//! is another one already, or the new contents are there under the old name: so what was agreed on counts for
+//! the new name where nothing has the old one, and of two names with the same contents, each on its own side,
+//! the one that came takes the place of the one that went.
 
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
 
-use super::{Act, Input, Row};
+use super::{Act, Input, Joined, Row};
 use crate::fold::{Folding, Folds};
 use crate::path::RelPath;
 use crate::report::Side;
+use crate::tree::Entry;
 
 /// Rows in one folder whose names are one on a side.
 #[derive(Debug)]
@@ -30,12 +34,19 @@ struct Group {
 
 /// The groups of all folders, by the row of the folder.
 #[derive(Debug, Default)]
-pub(super) struct Siblings(HashMap<Option<usize>, Vec<Group>>);
+pub(super) struct Siblings {
+    groups: HashMap<Option<usize>, Vec<Group>>,
+    /// Both sides fold.
+    both_fold: bool,
+}
 
 impl Siblings {
     /// Finds all groups; looks at nothing where no side folds.
     pub(super) fn of(rows: &[Row<'_>], folds: Folds) -> Self {
-        let mut found = Self::default();
+        let mut found = Self {
+            both_fold: folds.sides().count() > 1,
+            ..Self::default()
+        };
         for (side, folding) in folds.sides() {
             // The first row with a key, and the place of its group once there is another.
             let mut first: HashMap<(Option<usize>, Cow<'_, [u8]>), (usize, Option<usize>)> =
@@ -46,7 +57,7 @@ impl Siblings {
                 if *alone == index {
                     continue;
                 }
-                let groups = found.0.entry(row.parent).or_default();
+                let groups = found.groups.entry(row.parent).or_default();
                 match group {
                     Some(at) => groups[*at].rows.push(index),
                     None => {
@@ -63,7 +74,7 @@ impl Siblings {
     /// Makes conflicts of what collides in one folder, and tells whether anything did. Everything in the
     /// folder is to be decided before, and the folder after.
     pub(super) fn part(&mut self, rows: &mut [Row<'_>], folder: Option<usize>) -> bool {
-        let Some(groups) = self.0.remove(&folder) else {
+        let Some(groups) = self.groups.remove(&folder) else {
             return false;
         };
         let mut of_row: HashMap<usize, Vec<usize>> = HashMap::new();
@@ -72,11 +83,15 @@ impl Siblings {
                 of_row.entry(*row).or_default().push(at);
             }
         }
+        let renamed: Vec<_> = groups
+            .iter()
+            .map(|group| group.finish_rename(rows, self.both_fold))
+            .collect();
         // What one group keeps may collide in a group of the other side.
         let mut queue: Vec<usize> = (0..groups.len()).collect();
         let mut parted = vec![false; groups.len()];
         while let Some(at) = queue.pop() {
-            if !parted[at] && groups[at].collides(rows) {
+            if !(parted[at] || renamed[at]) && groups[at].collides(rows) {
                 parted[at] = true;
                 groups[at].part(rows);
                 queue.extend(groups[at].rows.iter().flat_map(|row| &of_row[row]));
@@ -87,6 +102,34 @@ impl Siblings {
 }
 
 impl Group {
+    /// Carries a rename over that the side that folds has the contents of already; `false` where it is none.
+    fn finish_rename(&self, rows: &mut [Row<'_>], both_fold: bool) -> bool {
+        let there = || self.rows.iter().filter(|row| rows[**row].is_somewhere());
+        let went = there().find(|row| self.has(&rows[**row]));
+        let came = there().find(|row| self.other_has(&rows[**row]));
+        let (Some(&went), Some(&came)) = (went, came) else {
+            return false;
+        };
+        let carries = match self.side {
+            Side::Host => Act::ToHost,
+            Side::Guest => Act::ToGuest,
+        };
+        let [own, other] = [went, came].map(|row| &rows[row]);
+        let is = own.host.or(own.guest);
+        // Agreed on under a name that is gone: where both fold, either could be the new one.
+        let is_old = own.base.is_some() || own.agreed.is_some() && !both_fold;
+        let is_one = went != came
+            && there().count() == 2
+            && (is_old && other.base.is_none() && other.act == carries)
+            && matches!(own.act, Act::ToHost | Act::ToGuest)
+            && (is == own.agreed || is == other.host.or(other.guest))
+            && !is.is_some_and(Entry::is_directory);
+        if is_one {
+            rows[went].act = carries;
+        }
+        is_one
+    }
+
     fn collides(&self, rows: &[Row<'_>]) -> bool {
         let rows = || self.rows.iter().map(|row| &rows[*row]);
         let after = |row: &&Row<'_>| match self.side {
@@ -150,6 +193,32 @@ impl Row<'_> {
 
 fn name<'a>(row: &Row<'a>) -> &'a [u8] {
     row.path.name()
+}
+
+/// Adds what both sides agreed on: for a path without a base, what they did for another name of it that nothing
+/// has any more.
+pub(super) fn with_agreed<'a>(
+    input: Input<'_>,
+    joined: impl Iterator<Item = Joined<'a>>,
+) -> impl Iterator<Item = (&'a RelPath, [Option<&'a Entry>; 3], Option<&'a Entry>)> {
+    let folding = input.folds.host.or(input.folds.guest);
+    let joined: Vec<_> = joined.collect();
+    let mut gone: HashMap<Vec<u8>, Option<&Entry>> = HashMap::new();
+    for (path, found) in &joined {
+        if let [Some(base), None, None] = found {
+            let one = gone.entry(folding.key_of(path));
+            // Of two it is not known which.
+            one.and_modify(|one| *one = None).or_insert(Some(base));
+        }
+    }
+    joined.into_iter().map(move |(path, found)| {
+        let before = || gone.get(&folding.key_of(path)).copied().flatten();
+        let agreed = match found[0] {
+            None if !gone.is_empty() => before(),
+            base => base,
+        };
+        (path, found, agreed)
+    })
 }
 
 /// Returns `changed` with all paths whose names, or those of the folders above, are one with theirs on a side;

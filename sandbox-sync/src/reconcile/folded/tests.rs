@@ -12,7 +12,7 @@ use crate::fold::{Folding, Folds};
 use crate::path::RelPath;
 use crate::report::Side;
 use crate::rules::{Lists, Rules};
-use crate::tree::Tree;
+use crate::tree::{Entry, Tree};
 
 const CASE: Folding = Folding {
     case: true,
@@ -143,6 +143,20 @@ fn s10_a_rename_to_another_case_is_carried_over() {
         ["D/x=1 D/n=1", "d/x=1"],
     );
     assert_eq!(worked_in, ["D~d", "d~D"]);
+}
+
+#[test]
+fn s10_s16_a_rename_that_was_carried_out_in_part_is_finished() {
+    for [base, own, other] in [
+        // The new contents are there and the name is not.
+        ["A=1", "A=2", "a=2"],
+        // The folder has its name, and nothing in it has.
+        ["D/X=1 D/y=1", "d/X=1 d/y=1", "d/x=2 d/y=2"],
+        ["D/X=1", "d/X=2", "d/x=2"],
+    ] {
+        let conflicts = case(CASE, [base, own, other], [other; 2]);
+        assert!(conflicts.is_empty(), "{base} {own} {other}: {conflicts:?}");
+    }
 }
 
 #[test]
@@ -316,10 +330,15 @@ proptest! {
         prop_assert_eq!(&held_by(on_host, &after.host), &after.host);
         prop_assert_eq!(&held_by(on_guest, &after.guest), &after.guest);
 
-        // I1: what changed since the last agreement survives at its path, on one of the sides.
+        // I1: what changed since the last agreement survives at its path, on one of the sides, or at another
+        // name of it, if it is not the same that both had there.
+        let any = on_host.or(on_guest);
+        let by_key = |tree: &Tree, path: &RelPath, entry: &Entry| {
+            tree.iter().any(|(other, there)| there == entry && any.key_of(other) == any.key_of(path))
+        };
         for (path, entry) in host.iter().chain(guest.iter()) {
-            if !entry.is_directory() && base.entry(path) != Some(entry) {
-                let kept = [&after.host, &after.guest].iter().any(|side| side.entry(path) == Some(entry));
+            if !entry.is_directory() && !by_key(&base, path, entry) {
+                let kept = [&after.host, &after.guest].iter().any(|side| by_key(side, path, entry));
                 prop_assert!(kept, "{:?} at {} is lost", entry, path);
             }
         }
