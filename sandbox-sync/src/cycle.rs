@@ -232,10 +232,11 @@ impl Engine {
         &mut self,
         resolution: Option<Resolution>,
     ) -> Result<Result<Planned, Halt>, Failure> {
-        let host = self.host.run(|replica| replica.tree().clone()).await;
-        let base = self.base.run(|base| base.tree().clone()).await;
-        let host = host.map_err(Failure::local("plan"))?;
-        let mut base = base.map_err(Failure::local("plan"))?;
+        let (mut base, host) = self.trees().await?;
+        if self.folds().host.rewrites {
+            // What was looked at is not called there as it is in the plan.
+            self.scope.widen();
+        }
         let guest = self.peer.tree();
         if resolution == Some(Resolution::Restore) {
             safety::forget_deleted(Arc::make_mut(&mut base), [&host, guest]);

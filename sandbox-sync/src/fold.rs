@@ -22,6 +22,10 @@ use unicode_normalization::UnicodeNormalization;
 use crate::path::RelPath;
 use crate::report::Side;
 
+mod written;
+
+pub(crate) use written::as_written;
+
 /// What a file system makes no difference between.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub(crate) struct Folding {

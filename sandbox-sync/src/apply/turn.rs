@@ -126,17 +126,19 @@ impl Applier<'_> {
         (path, folder): (Option<RelPath>, &OwnedFd),
         (from, to, what): (&[u8], &[u8], &Entry),
     ) -> Result<(), Refusal> {
+        let folding = self.root.names().folding;
+        let kept = |name: &[u8]| as_kept(folding, name);
         // Listed, and not looked up: looked up, both are there.
         let listed = match self.turned.listed.entry(path) {
             std::collections::btree_map::Entry::Occupied(known) => known.into_mut(),
             std::collections::btree_map::Entry::Vacant(unknown) => {
-                unknown.insert(names(folder)?.into_iter().collect())
+                unknown.insert(names(folder)?.iter().map(|name| kept(name)).collect())
             }
         };
-        if listed.contains(to) || !listed.remove(from) {
+        if listed.contains(&kept(to)) || !listed.remove(&kept(from)) {
             return Err(Refusal::Changed);
         }
-        listed.insert(to.to_vec());
+        listed.insert(kept(to));
         if self.root.names().renames {
             return Ok(rustix::fs::renameat(folder, from, folder, to)?);
         }
@@ -166,21 +168,32 @@ impl Applier<'_> {
     pub(super) fn not_turned(&mut self) -> Vec<usize> {
         let mut listed: Option<(Option<RelPath>, BTreeSet<Vec<u8>>)> = None;
         let mut missing = Vec::new();
+        let folding = self.root.names().folding;
         let mut done = std::mem::take(&mut self.turned.done);
         done.sort();
         for (path, name, index) in done {
             if listed.as_ref().is_none_or(|(last, _)| *last != path) {
                 let folder = self.root.directory(path.as_ref());
                 let found = folder.and_then(|folder| names(&folder)).unwrap_or_default();
-                listed = Some((path, found.into_iter().collect()));
+                let found = found.iter().map(|name| as_kept(folding, name));
+                listed = Some((path, found.collect()));
             }
             if listed
                 .as_ref()
-                .is_none_or(|(_, names)| !names.contains(&name))
+                .is_none_or(|(_, names)| !names.contains(&as_kept(folding, &name)))
             {
                 missing.push(index);
             }
         }
         missing
     }
+}
+
+/// Returns a name as it can be compared with what a folder lists, which may be in another form.
+fn as_kept(folding: Folding, name: &[u8]) -> Vec<u8> {
+    let form = Folding {
+        form: folding.rewrites,
+        ..Folding::default()
+    };
+    form.key(name).into_owned()
 }

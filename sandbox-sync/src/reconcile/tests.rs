@@ -40,7 +40,7 @@ pub(super) fn file(text: &str) -> Entry {
     }
 }
 
-pub(super) fn no_rules() -> Rules {
+pub(crate) fn no_rules() -> Rules {
     let mut lists = Lists::default();
     for list in [
         &mut lists.ignore,
@@ -55,14 +55,14 @@ pub(super) fn no_rules() -> Rules {
 
 /// What the two sides and the base are after a plan was carried out.
 #[derive(Debug)]
-pub(super) struct After {
-    pub(super) plan: Plan,
-    pub(super) base: Tree,
-    pub(super) host: Tree,
-    pub(super) guest: Tree,
+pub(crate) struct After {
+    pub(crate) plan: Plan,
+    pub(crate) base: Tree,
+    pub(crate) host: Tree,
+    pub(crate) guest: Tree,
 }
 
-pub(super) fn run(input: Input<'_>) -> After {
+pub(crate) fn run(input: Input<'_>) -> After {
     let plan = reconcile(input);
     let [mut base, mut host, mut guest] = [input.base, input.host, input.guest].map(Tree::clone);
     for (ops, side) in [(&plan.to_host, &mut host), (&plan.to_guest, &mut guest)] {
