@@ -573,6 +573,32 @@ mod tests {
     }
 
     #[test]
+    fn s10_nothing_is_done_beneath_a_folder_that_could_not_be_made() {
+        // As `GIT~1` is there and no scan has seen it: it is another name of `.git`.
+        let (folder, root, mut staging) = root(&[("GIT~1/hooks/sample", "own")]);
+        let path = |p: &str| RelPath::new(p).unwrap();
+        let new = |path, new| Op {
+            path,
+            old: None,
+            new: Some(new),
+        };
+        let ops = [
+            new(path("GIT~1"), Entry::Directory),
+            new(path("GIT~1/hooks"), Entry::Directory),
+            new(path("GIT~1/hooks/pre-commit"), file("evil")),
+            new(path("fine"), file("evil")),
+        ];
+        let staged = (2..4)
+            .map(|index| (index, stage(&mut staging, "evil")))
+            .collect();
+        let results = apply(&root, &mut staging, &ops, &staged).unwrap();
+        let done: Vec<_> = results.iter().map(Result::is_ok).collect();
+        assert_eq!(done, [false, false, false, true]);
+        let hooks = std::fs::read_dir(folder.path().join("GIT~1/hooks")).unwrap();
+        assert_eq!(hooks.count(), 1);
+    }
+
+    #[test]
     fn s42_no_ref_moves_when_an_object_is_missing() {
         let (folder, root, mut staging) =
             root(&[(".git/refs/main", "old"), (".git/objects/aa", "x")]);

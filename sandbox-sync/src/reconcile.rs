@@ -483,8 +483,7 @@ fn block_beneath(rows: &mut [Row<'_>]) {
 
 fn plan(rows: Vec<Row<'_>>, guest: &Tree) -> Plan {
     let mut plan = Plan::default();
-    let collisions: Vec<_> = rows.iter().map(|row| collision(row, &rows)).collect();
-    for (row, collision) in rows.into_iter().zip(collisions) {
+    for row in &rows {
         let path = row.path.clone();
         let op = |old: Option<&Entry>, new: Option<&Entry>| Op {
             path: row.path.clone(),
@@ -497,7 +496,7 @@ fn plan(rows: Vec<Row<'_>>, guest: &Tree) -> Plan {
             Act::Agree => plan.agreed.push((path, row.host.cloned())),
             Act::ToHost => plan.to_host.push(op(row.host, row.guest)),
             Act::ToGuest => plan.to_guest.push(op(row.guest, row.host)),
-            Act::Conflict => plan.conflicts.push(row.conflict(collision)),
+            Act::Conflict => plan.conflicts.push(row.conflict(collision(row, &rows))),
             Act::Overrule => {
                 let own = row
                     .guest

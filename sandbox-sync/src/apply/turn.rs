@@ -197,3 +197,52 @@ fn as_kept(folding: Folding, name: &[u8]) -> Vec<u8> {
     };
     form.key(name).into_owned()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reconcile::tests::tree;
+
+    /// Operations from `path=old>new` words as trees have them, `-` for nothing and `d` for a folder.
+    fn ops(words: &[&str]) -> Vec<Op> {
+        let op = |word: &&str| {
+            let (path, change) = word.split_once('=').unwrap();
+            let (old, new) = change.split_once('>').unwrap();
+            let entry = |text: &str| match text {
+                "-" => None,
+                "d" => Some(Entry::Directory),
+                text => tree(&format!("x={text}"))
+                    .iter()
+                    .next()
+                    .map(|(_, entry)| entry.clone()),
+            };
+            Op {
+                path: RelPath::new(path).unwrap(),
+                old: entry(old),
+                new: entry(new),
+            }
+        };
+        words.iter().map(op).collect()
+    }
+
+    #[test]
+    fn s10_a_removal_and_an_addition_under_names_that_are_one_are_a_rename() {
+        let ops = ops(&[
+            "A=1>-", "a=->2", "D=d>-", "D/X=1>-", "d=d>d", "d=->d", "d/x=->1", "T=d>-", "t=->1",
+            "b=->1", "c=1>-", "E=1>2", "e=->1",
+        ]);
+        let folding = Folding {
+            case: true,
+            ..Folding::default()
+        };
+        let turns = Turns::of(&ops, folding);
+        let found: Vec<_> = (0..ops.len())
+            .filter_map(|index| Some((turns.removal(index)?, index)))
+            .collect();
+        assert_eq!(found, [(0, 1), (2, 5), (3, 6)]);
+        let removals = (0..ops.len()).filter(|index| turns.is_removal(*index));
+        assert_eq!(removals.collect::<Vec<_>>(), [0, 2, 3]);
+        let none = Turns::of(&ops, Folding::default());
+        assert!((0..ops.len()).all(|index| none.removal(index).is_none()));
+    }
+}

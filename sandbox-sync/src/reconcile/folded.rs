@@ -32,6 +32,9 @@ struct Group {
     rows: Vec<usize>,
 }
 
+/// The row of a folder, and the key of a name in it.
+type Place<'a> = (Option<usize>, Cow<'a, [u8]>);
+
 /// The groups of all folders, by the row of the folder.
 #[derive(Debug, Default)]
 pub(super) struct Siblings {
@@ -49,8 +52,7 @@ impl Siblings {
         };
         for (side, folding) in folds.sides() {
             // The first row with a key, and the place of its group once there is another.
-            let mut first: HashMap<(Option<usize>, Cow<'_, [u8]>), (usize, Option<usize>)> =
-                HashMap::new();
+            let mut first: HashMap<Place<'_>, (usize, Option<usize>)> = HashMap::new();
             for (index, row) in rows.iter().enumerate() {
                 let key = (row.parent, folding.key(name(row)));
                 let (alone, group) = first.entry(key).or_insert((index, None));

@@ -12,11 +12,13 @@ use crate::root::Root;
 use crate::tree::Tree;
 use crate::watch::Depth;
 
+type Listing = BTreeSet<Vec<u8>>;
+
 /// What folders list, read once each.
 #[derive(Debug)]
 pub(super) struct Listed<'a> {
     root: &'a Root,
-    folders: HashMap<Option<RelPath>, Option<Rc<BTreeSet<Vec<u8>>>>>,
+    folders: HashMap<Option<RelPath>, Option<Rc<Listing>>>,
 }
 
 impl<'a> Listed<'a> {
@@ -27,7 +29,7 @@ impl<'a> Listed<'a> {
     }
 
     /// Returns the names that a folder lists, `None` where it cannot be read.
-    fn names(&mut self, folder: Option<&RelPath>) -> Option<Rc<BTreeSet<Vec<u8>>>> {
+    fn names(&mut self, folder: Option<&RelPath>) -> Option<Rc<Listing>> {
         let folder = folder.cloned();
         if let Some(known) = self.folders.get(&folder) {
             return known.clone();
@@ -86,5 +88,60 @@ impl<'a> Listed<'a> {
             }
         }
         all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fold::Folding;
+    use crate::probe::Names;
+
+    #[test]
+    fn s10_a_name_is_looked_at_by_what_its_folder_calls_it() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("Dir")).unwrap();
+        for name in ["read", "other", "Dir/x"] {
+            std::fs::write(folder.path().join(name), "").unwrap();
+        }
+        let root = Root::open(folder.path()).unwrap();
+        assert!(Listed::of(&root).is_none(), "nothing is folded");
+        let case = Folding {
+            case: true,
+            ..Folding::default()
+        };
+        root.set_names(Names {
+            folding: case,
+            renames: true,
+        });
+        let mut listed = Listed::of(&root).unwrap();
+        let path = |text: &str| RelPath::new(text).unwrap();
+        for (text, is_there) in [
+            ("read", true),
+            ("Read", false),
+            ("Dir/x", true),
+            ("dir", false),
+            ("dir/x", false),
+            ("Dir/y", false),
+        ] {
+            assert_eq!(listed.is_there(&path(text)), is_there, "{text}");
+        }
+        // What it is called now, and what it was called.
+        let known = crate::reconcile::tests::tree("READ=1 dir/x=1");
+        let dirt = [(path("Read"), Depth::Name), (path("DIR"), Depth::Beneath)];
+        let all = listed.with_others(dirt.into(), &known);
+        let all: Vec<_> = all
+            .iter()
+            .map(|(path, depth)| format!("{path} {depth:?}"))
+            .collect();
+        let expected = [
+            "DIR Beneath",
+            "Dir Beneath",
+            "READ Name",
+            "Read Name",
+            "dir Beneath",
+            "read Name",
+        ];
+        assert_eq!(all, expected);
     }
 }

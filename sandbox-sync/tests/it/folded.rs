@@ -36,9 +36,7 @@ impl Kind {
         };
         let has = |program: &str| {
             let there = |folder: &&str| Path::new(folder).join(program).exists();
-            ["/usr/sbin", "/sbin", "/usr/bin"]
-                .iter()
-                .any(|folder| there(&folder))
+            ["/usr/sbin", "/sbin", "/usr/bin"].iter().any(there)
         };
         if !is_root() {
             return Some("mounting an image needs root");
