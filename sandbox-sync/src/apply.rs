@@ -108,10 +108,10 @@ pub(crate) fn apply(
         let op = &ops[index];
         let part = GitPart::of(&op.path);
         let removes = op.new.is_none() && part != GitPart::Outside;
-        if object_missing && (part == GitPart::Refs || removes)
-            || turns.is_removal(index)
-            || is_beneath(&op.path, &without)
-        {
+        if object_missing && (part == GitPart::Refs || removes) {
+            continue;
+        }
+        if turns.is_removal(index) || is_beneath(&op.path, &without) {
             continue;
         }
         results[index] = match turns.removal(index) {
@@ -120,7 +120,7 @@ pub(crate) fn apply(
         };
         if let Some(removal) = turns.removal(index) {
             results[removal] = match &results[index] {
-                Ok(()) => Ok(()),
+                Ok(_) => Ok(None),
                 Err(_) => Err(Refusal::Postponed),
             };
             without.extend(results[index].is_err().then(|| ops[removal].path.clone()));

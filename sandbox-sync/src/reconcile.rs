@@ -334,11 +334,9 @@ fn decide(input: Input<'_>, path: &RelPath, sides: [Option<&Entry>; 3], flow: Fl
     if input.mode == Mode::ReadOnly {
         return Act::Held(HeldReason::ReadOnly);
     }
-    let type_held = guest.is_some_and(|entry| input.rules.holds_type(path, entry));
-    if matches!(flow, Flow::Held | Flow::OutputHeld)
-        || type_held
-        || held_as_another(input, (path, guest))
-    {
+    let type_held = guest.is_some_and(|entry| input.rules.holds_type(path, entry))
+        || held_as_another(input, (path, guest));
+    if matches!(flow, Flow::Held | Flow::OutputHeld) || type_held {
         return Act::Held(HeldReason::RunsOnHost);
     }
     match (host, guest) {

@@ -159,12 +159,13 @@ impl Staging {
     /// Gives a staged file that was to take nothing's place a name by which it can be swapped with `old`.
     pub(crate) fn stand_in(
         &mut self,
-        staged: &str,
+        staged: &Ready,
         (holds, old): (Digest, &Entry),
-    ) -> io::Result<String> {
+    ) -> io::Result<Ready> {
         let name = self.name(Some(holds), Some(old));
-        rustix::fs::renameat(&self.folder, staged, &self.folder, &name)?;
-        Ok(name)
+        rustix::fs::renameat(&self.folder, &staged.name, &self.folder, &name)?;
+        let facts = staged.facts;
+        Ok(Ready { name, facts })
     }
 
     /// Returns a name that is free here, for what is the only copy as long as it is here.

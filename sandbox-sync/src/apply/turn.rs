@@ -17,7 +17,9 @@ use super::{Applier, Refusal, rename_new};
 use crate::fold::Folding;
 use crate::path::RelPath;
 use crate::reconcile::Op;
+use crate::root::Facts;
 use crate::scan::{names, observe};
+use crate::stage::Ready;
 use crate::tree::Entry;
 
 /// The removal that belongs to each addition, and the addition that belongs to each removal.
@@ -82,9 +84,9 @@ impl Applier<'_> {
     pub(super) fn turn(
         &mut self,
         (from, to): (&Op, &Op),
-        staged: Option<&Result<String, String>>,
+        staged: Option<&Result<Ready, String>>,
         index: usize,
-    ) -> Result<(), Refusal> {
+    ) -> Result<Option<Facts>, Refusal> {
         let (Some(old), Some(new)) = (&from.old, &to.new) else {
             return Err(Refusal::Postponed);
         };
@@ -92,32 +94,33 @@ impl Applier<'_> {
         let folder = self.root.directory(parent.as_ref())?;
         let name = from.path.name();
         if old != new {
-            let staged = match (new, staged) {
+            let stands_in = match (new, staged) {
                 (Entry::File { digest, .. }, Some(Ok(staged))) => {
                     Some(Ok(self.staging.stand_in(staged, (*digest, old))?))
                 }
-                (_, staged) => staged.cloned(),
+                _ => None,
             };
+            let staged = stands_in.as_ref().or(staged);
             let path = RelPath::join(parent.as_ref(), name).map_err(std::io::Error::other)?;
             let op = Op {
                 path,
                 old: from.old.clone(),
                 new: to.new.clone(),
             };
-            self.within(&folder, &op, staged.as_ref())?;
+            self.within(&folder, &op, staged)?;
         } else if observe(&folder, name, &to.path)?.as_ref() != Some(old) {
             return Err(Refusal::Changed);
         }
         self.touched.insert(parent.clone());
         if name == to.path.name() {
             // Only a folder above has another name.
-            return Ok(());
+            return Ok(None);
         }
         self.rename((parent, &folder), (name, to.path.name(), new))?;
         self.turned
             .done
             .push((to.path.parent(), to.path.name().to_vec(), index));
-        Ok(())
+        Ok(None)
     }
 
     /// Gives what is at one name another name of the same file.
