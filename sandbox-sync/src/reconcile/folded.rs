@@ -76,6 +76,9 @@ impl Siblings {
     /// Makes conflicts of what collides in one folder, and tells whether anything did. Everything in the
     /// folder is to be decided before, and the folder after.
     pub(super) fn part(&mut self, rows: &mut [Row<'_>], folder: Option<usize>) -> bool {
+        if self.groups.is_empty() {
+            return false;
+        }
         let Some(groups) = self.groups.remove(&folder) else {
             return false;
         };
@@ -120,7 +123,9 @@ impl Group {
         let is = own.host.or(own.guest);
         // Agreed on under a name that is gone: where both fold, either could be the new one.
         let is_old = own.base.is_some() || own.agreed.is_some() && !both_fold;
-        let is_one = went != came
+        // Each is on one side.
+        let apart = !self.other_has(own) && !self.has(other);
+        let is_one = apart
             && there().count() == 2
             && (is_old && other.base.is_none() && other.act == carries)
             && matches!(own.act, Act::ToHost | Act::ToGuest)

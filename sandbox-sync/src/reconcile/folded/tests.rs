@@ -160,6 +160,14 @@ fn s10_s16_a_rename_that_was_carried_out_in_part_is_finished() {
 }
 
 #[test]
+fn s10_a_name_that_both_have_is_no_rename() {
+    let one_more = case(CASE, ["a=1", "a=1", "A=1 a=2"], ["a=1", "A=1 a=2"]);
+    assert_eq!(one_more, ["A~a", "a~A"]);
+    let one_more = case(CASE, ["A=1", "A=1", "A=2 a=1"], ["A=1", "A=2 a=1"]);
+    assert_eq!(one_more, ["A~a", "a~A"]);
+}
+
+#[test]
 fn s10_nothing_beneath_a_folder_that_collides_is_touched() {
     let folders = case(
         CASE,
