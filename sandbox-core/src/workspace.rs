@@ -1,11 +1,12 @@
 //! The workspaces of a running sandbox: one synchronizing session each.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use sandbox_base::{BoxStream, Error, ErrorKind};
 use sandbox_sync::{
-    HeldReason, Lists, Mode, Options, RelPath, Report, Resolution, Session, review,
+    Conflict, HeldReason, Lists, Mode, Options, RelPath, Report, Resolution, Session, review,
 };
 use sandbox_vm::Agent;
 use serde::{Deserialize, Serialize};
@@ -32,6 +33,10 @@ pub struct SyncReport {
     pub to_guest: Vec<String>,
     /// Paths that both sides changed: each keeps its own.
     pub conflicts: Vec<String>,
+    /// Those of the conflicts that nobody's changes made, with the reason in words: two names that one side's
+    /// file system takes for one.
+    #[serde(default)]
+    pub collisions: BTreeMap<String, String>,
     /// Paths that both sides changed and where the host's version won; the one from inside lies beside it.
     #[serde(default)]
     pub overruled: Vec<String>,
@@ -59,6 +64,7 @@ impl SyncReport {
             to_host: texts(report.to_host.iter().map(|one| &one.path)),
             to_guest: texts(report.to_guest.iter().map(|one| &one.path)),
             conflicts: texts(report.conflicts.iter().map(|one| &one.path)),
+            collisions: collisions(report),
             overruled: texts(report.overruled.iter().map(|one| &one.path)),
             held: held(false),
             waiting: held(true),
@@ -69,6 +75,11 @@ impl SyncReport {
                 .collect(),
         }
     }
+}
+
+fn collisions(report: &Report) -> BTreeMap<String, String> {
+    let words = |one: &Conflict| Some((one.path.to_string(), one.collision.as_ref()?.to_string()));
+    report.conflicts.iter().filter_map(words).collect()
 }
 
 pub(crate) fn texts<'a>(paths: impl Iterator<Item = &'a RelPath>) -> Vec<String> {

@@ -10,7 +10,8 @@
 //!
 //! Folders and contents come first, parents before children, git's objects before everything and its refs
 //! after everything; removals come last, deepest first. If an object of a repository could not be put in
-//! place, no ref is moved and nothing of any repository is removed in that run (`S42`). File systems
+//! place, no ref is moved and nothing of any repository is removed in that run (`S42`). Beneath a folder that
+//! could not be made nothing is done: its name may lead into another one (`GIT~1` into `.git`). File systems
 //! without the two rename flags get a check and a plain rename, which leaves a window between the two.
 
 use std::collections::{BTreeSet, HashMap};
@@ -27,6 +28,10 @@ use crate::root::{Facts, Root};
 use crate::scan::observe;
 use crate::stage::{Ready, Staging, flush_filesystem};
 use crate::tree::Entry;
+
+mod turn;
+
+use turn::{Turned, Turns};
 
 /// Up to this many folders are flushed one by one.
 const FLUSH_EACH: usize = 8;
@@ -93,7 +98,10 @@ pub(crate) fn apply(
         staging,
         touched: BTreeSet::new(),
         folder: None,
+        turned: Turned::default(),
     };
+    let turns = Turns::of(ops, root.names().folding);
+    let mut without = BTreeSet::new();
     let mut results: Vec<_> = ops.iter().map(|_| Err(Refusal::Postponed)).collect();
     let mut object_missing = false;
     for index in order(ops) {
@@ -103,11 +111,41 @@ pub(crate) fn apply(
         if object_missing && (part == GitPart::Refs || removes) {
             continue;
         }
-        results[index] = applier.carry_out(op, staged.get(&index));
+        if turns.is_removal(index) || is_beneath(&op.path, &without) {
+            continue;
+        }
+        results[index] = match turns.removal(index) {
+            Some(removal) => applier.turn((&ops[removal], op), staged.get(&index), index),
+            None => applier.carry_out(op, staged.get(&index)),
+        };
+        if let Some(removal) = turns.removal(index) {
+            results[removal] = match &results[index] {
+                Ok(_) => Ok(None),
+                Err(_) => Err(Refusal::Postponed),
+            };
+            without.extend(results[index].is_err().then(|| ops[removal].path.clone()));
+        }
+        let makes_folder = op.new.as_ref().is_some_and(Entry::is_directory);
+        if makes_folder && results[index].is_err() {
+            without.insert(op.path.clone());
+        }
         object_missing |= part == GitPart::Objects && results[index].is_err() && op.new.is_some();
+    }
+    for index in applier.not_turned() {
+        results[index] = Err(Refusal::Changed);
+        if let Some(removal) = turns.removal(index) {
+            results[removal] = Err(Refusal::Changed);
+        }
     }
     applier.flush()?;
     Ok(results)
+}
+
+/// Tells whether a path lies beneath one of the folders.
+fn is_beneath(path: &RelPath, folders: &BTreeSet<RelPath>) -> bool {
+    !folders.is_empty()
+        && std::iter::successors(path.parent(), RelPath::parent)
+            .any(|above| folders.contains(&above))
 }
 
 /// Returns the indexes of `ops` in the order in which they are carried out.
@@ -178,6 +216,7 @@ struct Applier<'a> {
     touched: BTreeSet<Option<RelPath>>,
     /// The folder that was opened last; neighbours are carried out one after the other.
     folder: Option<Open>,
+    turned: Turned,
 }
 
 /// An open folder of the root.
@@ -531,6 +570,32 @@ mod tests {
             3,
             "nothing is left in the tree"
         );
+    }
+
+    #[test]
+    fn s10_nothing_is_done_beneath_a_folder_that_could_not_be_made() {
+        // As `GIT~1` is there and no scan has seen it: it is another name of `.git`.
+        let (folder, root, mut staging) = root(&[("GIT~1/hooks/sample", "own")]);
+        let path = |p: &str| RelPath::new(p).unwrap();
+        let new = |path, new| Op {
+            path,
+            old: None,
+            new: Some(new),
+        };
+        let ops = [
+            new(path("GIT~1"), Entry::Directory),
+            new(path("GIT~1/hooks"), Entry::Directory),
+            new(path("GIT~1/hooks/pre-commit"), file("evil")),
+            new(path("fine"), file("evil")),
+        ];
+        let staged = (2..4)
+            .map(|index| (index, stage(&mut staging, "evil")))
+            .collect();
+        let results = apply(&root, &mut staging, &ops, &staged).unwrap();
+        let done: Vec<_> = results.iter().map(Result::is_ok).collect();
+        assert_eq!(done, [false, false, false, true]);
+        let hooks = std::fs::read_dir(folder.path().join("GIT~1/hooks")).unwrap();
+        assert_eq!(hooks.count(), 1);
     }
 
     #[test]

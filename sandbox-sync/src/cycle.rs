@@ -12,6 +12,7 @@ use std::sync::Arc;
 use crate::apply::Refusal;
 use crate::base::Base;
 use crate::error::Error;
+use crate::fold::Folds;
 use crate::options::Options;
 use crate::path::RelPath;
 use crate::peer::Peer;
@@ -222,14 +223,23 @@ impl Engine {
         recorded.map_err(Failure::local("record the base"))
     }
 
+    /// Returns which names are one on which side.
+    pub(crate) fn folds(&self) -> Folds {
+        Folds {
+            host: self.root.names().folding,
+            guest: self.peer.folding(),
+        }
+    }
+
     async fn plan(
         &mut self,
         resolution: Option<Resolution>,
     ) -> Result<Result<Planned, Halt>, Failure> {
-        let host = self.host.run(|replica| replica.tree().clone()).await;
-        let base = self.base.run(|base| base.tree().clone()).await;
-        let host = host.map_err(Failure::local("plan"))?;
-        let mut base = base.map_err(Failure::local("plan"))?;
+        let (mut base, host) = self.trees().await?;
+        if self.folds().host.rewrites {
+            // What was looked at is not called there as it is in the plan.
+            self.scope.widen();
+        }
         let guest = self.peer.tree();
         if resolution == Some(Resolution::Restore) {
             safety::forget_deleted(Arc::make_mut(&mut base), [&host, guest]);
@@ -240,6 +250,7 @@ impl Engine {
             guest,
             rules: &self.rules,
             mode: self.options.mode,
+            folds: self.folds(),
         };
         let plan = match self.scope.paths() {
             None => reconcile(input),

@@ -13,6 +13,7 @@ use crate::cycle::{Engine, Failure, Outcome};
 use crate::error::Error;
 use crate::options::Options;
 use crate::peer::Peer;
+use crate::probe::probe;
 use crate::protocol::{self, Hello};
 use crate::replica::{Replica, Setup, Worker};
 use crate::report::{Event, Report, Standing};
@@ -116,6 +117,11 @@ fn open(path: &Path, options: &Options) -> Result<(Root, Base, Watch), Error> {
         Staging::sweep(&root, options.staging.as_deref())
             .map_err(|error| Error::io("clear what an earlier session left", error))?;
     }
+    let staging = options
+        .writes_to_host()
+        .then_some(options.staging.as_deref());
+    let names = probe(&root, staging);
+    root.set_names(names.map_err(|error| Error::io("look how names behave", error))?);
     let base = Base::open(options.base_file.as_deref(), root.path());
     let watch = match options.watch {
         true => Watch::start(&root),

@@ -21,6 +21,7 @@ use crate::apply::Refusal;
 use crate::delta::Index;
 use crate::driver::release;
 use crate::error::Error;
+use crate::probe::probe;
 use crate::protocol::{self, Hello, Mark, Piece, Received, Reply, Request, batches, clip, weight};
 use crate::reconcile::Op;
 use crate::replica::{Replica, Setup, Wanted, Worker};
@@ -102,6 +103,7 @@ pub async fn serve(stream: BoxStream, options: Options) -> Result<(), Error> {
     guest
         .say(&Reply::Hello {
             version: protocol::VERSION,
+            folding: guest.root.names().folding,
         })
         .await?;
     guest.flush().await?;
@@ -144,6 +146,8 @@ fn open(hello: Hello, options: Options) -> Result<(Replica, Arc<Watch>), Error> 
         .map_err(|error| Error::io("wait for an earlier session in the guest to end", error))?;
     Staging::sweep(&root, options.staging.as_deref())
         .map_err(|error| Error::io("clear what an earlier session left in the guest", error))?;
+    let names = probe(&root, Some(options.staging.as_deref()));
+    root.set_names(names.map_err(|error| Error::io("look how names behave in the guest", error))?);
     let setup = Setup {
         rules: Arc::new(Rules::new(&hello.lists)?),
         bounds: Bounds {

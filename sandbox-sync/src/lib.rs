@@ -76,12 +76,21 @@
 //! event (through another hard link outside the root, or a shared mapping that stays open) is found by the
 //! whole scan each minute. It carries contents, the owner's executable bit, link targets and modification
 //! times; not owners, other mode bits, extended attributes, access lists or hard links, which become
-//! separate files. It does not merge within a file. Names that differ only by case or Unicode form are not
-//! told apart yet from what a file system that folds them makes of them. A program that writes through a
+//! separate files. It does not merge within a file. A program that writes through a
 //! descriptor which it opened before the file was replaced writes to the old file, as with an editor that
 //! saves by rename. A database that keeps a log beside it is several files that arrive one after the other:
 //! whole once its writer has stopped, while it writes a mixture, so ignore it or stop its writer. Only Unix
 //! hosts so far.
+//!
+//! # Names
+//!
+//! Some file systems take `A` and `a`, or the two ways to write `é`, for one file. Each side tries at the start
+//! of a session whether its root does. Two names that would be one file on a side stay where they are, with
+//! what is beneath them, and are a [`Conflict`] with a [`Collision`] until one of the two is renamed; a rename
+//! from one to the other is carried over like any other. What is found for the root counts for all of it: on
+//! macOS and Windows that is a property of the volume, on ext4, f2fs and tmpfs of each folder, so one that folds
+//! in a root that does not is not foreseen, and the second name is a problem when it is written. Where the host
+//! keeps names in a form of its own (HFS+), each side has its own bytes of them.
 //!
 //! # Ignored
 //!
@@ -113,6 +122,7 @@
 
 mod base;
 mod error;
+mod fold;
 #[cfg(all(fuzzing, unix))]
 pub mod fuzzing;
 mod gitignore;
@@ -145,6 +155,8 @@ pub mod guest;
 #[cfg(unix)]
 mod peer;
 #[cfg(unix)]
+mod probe;
+#[cfg(unix)]
 mod replica;
 #[cfg(unix)]
 mod root;
@@ -168,7 +180,8 @@ pub use path::RelPath;
 pub use progress::{Copied, Progress, Step};
 pub use reconcile::Mode;
 pub use report::{
-    Change, Conflict, Event, Held, HeldReason, Problem, Report, Side, Standing, Untracked,
+    Change, Collision, Conflict, Event, Held, HeldReason, Problem, Report, Side, Standing,
+    Untracked,
 };
 pub use rules::Lists;
 pub use safety::{Halt, Resolution, Thresholds};

@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 
 use crate::delta::{self, Index};
 use crate::error::Error;
+use crate::fold::Folding;
 use crate::options::Limits;
 use crate::path::RelPath;
 use crate::progress::Progress;
@@ -44,6 +45,8 @@ pub(crate) struct Peer {
     dirty: Arc<Notify>,
     reader: JoinHandle<()>,
     tree: Tree,
+    /// By its own word.
+    folding: Folding,
     /// What the paths and targets of `tree` take.
     bytes: usize,
     limits: Limits,
@@ -71,6 +74,7 @@ impl Peer {
             reader: tokio::spawn(read_all(read, queue, dirty.clone())),
             dirty,
             tree: Tree::default(),
+            folding: Folding::default(),
             bytes: 0,
             limits,
         };
@@ -78,8 +82,16 @@ impl Peer {
         peer.say(&Request::Hello(Box::new(hello))).await?;
         peer.flush().await?;
         match peer.message().await? {
-            Reply::Hello { version: theirs } if theirs == version => Ok(peer),
-            Reply::Hello { version: theirs } => Err(Error::new(
+            Reply::Hello {
+                version: theirs,
+                folding,
+            } if theirs == version => {
+                peer.folding = folding;
+                Ok(peer)
+            }
+            Reply::Hello {
+                version: theirs, ..
+            } => Err(Error::new(
                 ErrorKind::Unsupported,
                 "speak to the guest",
                 format!("it speaks version {theirs}, the host {version}"),
@@ -91,6 +103,11 @@ impl Peer {
     /// Returns what the guest said it has, after the last scan.
     pub(crate) fn tree(&self) -> &Tree {
         &self.tree
+    }
+
+    /// Returns what the guest says that its file system takes for one.
+    pub(crate) fn folding(&self) -> Folding {
+        self.folding
     }
 
     /// Holds what `other` holds wherever the two are equal.

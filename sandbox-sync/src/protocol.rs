@@ -7,7 +7,7 @@
 //! ```text
 //! host                                guest
 //! Hello{version, root, owner, …}  →
-//!                                 ←   Hello
+//!                                 ←   Hello{version, folding}
 //! Scan                            →
 //!                                 ←   Found* (what is new, changed or gone since the last scan), Scanned
 //! Fetch*, Have*, FetchEnd         →   (and what it has of their old versions)
@@ -30,13 +30,14 @@ use sandbox_base::frame;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
+use crate::fold::Folding;
 use crate::path::RelPath;
 use crate::reconcile::Op;
 use crate::rules::Lists;
 use crate::tree::Entry;
 
 /// The version of this protocol; both sides must speak the same.
-pub(crate) const VERSION: u32 = 4;
+pub(crate) const VERSION: u32 = 5;
 /// The longest message, contents aside.
 pub(crate) const MESSAGE: usize = 1 << 20;
 /// The most bytes of contents in one piece.
@@ -95,6 +96,8 @@ pub(crate) enum Request {
 pub(crate) enum Reply {
     Hello {
         version: u32,
+        /// What the file system of its root takes for one.
+        folding: Folding,
     },
     Dirty,
     Found(Vec<(RelPath, Option<Entry>)>),

@@ -36,10 +36,15 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::fold::Folds;
 use crate::path::RelPath;
-use crate::report::{Conflict, Held, HeldReason};
+use crate::report::{Collision, Conflict, Held, HeldReason, Side};
 use crate::rules::{Flow, Rules};
 use crate::tree::{Digest, Entry, Tree};
+
+mod folded;
+
+use folded::Siblings;
 
 /// Which way workspaces flow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
@@ -121,18 +126,21 @@ pub(crate) struct Input<'a> {
     pub(crate) guest: &'a Tree,
     pub(crate) rules: &'a Rules,
     pub(crate) mode: Mode,
+    /// Which names are one on which side.
+    pub(crate) folds: Folds,
 }
 
 /// Plans what makes the two sides agree. The same inputs give the same plan.
 pub(crate) fn reconcile(input: Input<'_>) -> Plan {
     let joined = join([input.base, input.host, input.guest].map(Tree::iter));
-    finish(rows(input, joined), input.guest)
+    finish(input, joined)
 }
 
 /// Plans as [`reconcile`] does where only `changed` paths may need anything.
 pub(crate) fn reconcile_within(input: Input<'_>, changed: &BTreeSet<RelPath>) -> Plan {
+    let one_with = folded::one_with(input, changed);
     let (mut paths, mut whole) = (Vec::new(), None::<RelPath>);
-    for path in changed {
+    for path in one_with.as_ref().unwrap_or(changed) {
         let top = top(input, path);
         if whole
             .as_ref()
@@ -157,7 +165,7 @@ pub(crate) fn reconcile_within(input: Input<'_>, changed: &BTreeSet<RelPath>) ->
         ));
         led = Some(top);
     }
-    finish(rows(input, joined.into_iter()), input.guest)
+    finish(input, joined.into_iter())
 }
 
 /// Returns the folders above `path`, from the root downwards.
@@ -187,10 +195,15 @@ fn known<'a>(input: Input<'a>, path: &RelPath) -> Option<Joined<'a>> {
     Some((key, found.map(|found| found.map(|(_, entry)| entry))))
 }
 
-fn finish(mut rows: Vec<Row<'_>>, guest: &Tree) -> Plan {
-    fit_together(&mut rows);
+fn finish<'a>(input: Input<'a>, joined: impl Iterator<Item = Joined<'a>>) -> Plan {
+    let mut rows = match input.folds.is_none() {
+        true => rows(input, joined.map(|(path, found)| (path, found, found[0]))),
+        false => rows(input, folded::with_agreed(input, joined)),
+    };
+    let siblings = Siblings::of(&rows, input.folds);
+    fit_together(&mut rows, siblings);
     block_beneath(&mut rows);
-    plan(rows, guest)
+    plan(rows, input.guest)
 }
 
 /// A path and what base, host and guest have there.
@@ -213,6 +226,8 @@ enum Act {
 struct Row<'a> {
     path: &'a RelPath,
     base: Option<&'a Entry>,
+    /// What was agreed on, also under another name.
+    agreed: Option<&'a Entry>,
     host: Option<&'a Entry>,
     guest: Option<&'a Entry>,
     act: Act,
@@ -221,6 +236,10 @@ struct Row<'a> {
     /// Something beneath exists on that side once the plan is carried out.
     host_needed: bool,
     guest_needed: bool,
+    /// The side on which it would be one with another row.
+    collides: Option<(Side, usize)>,
+    /// It, or the folder that it is, may be a mixture of several: nothing beneath it is touched.
+    blocks: bool,
 }
 
 impl<'a> Row<'a> {
@@ -240,11 +259,12 @@ impl<'a> Row<'a> {
         }
     }
 
-    fn conflict(&self) -> Conflict {
+    fn conflict(&self, collision: Option<Collision>) -> Conflict {
         Conflict {
             path: self.path.clone(),
             host: self.host.cloned(),
             guest: self.guest.cloned(),
+            collision,
         }
     }
 
@@ -256,19 +276,24 @@ impl<'a> Row<'a> {
     }
 }
 
-/// Decides each path alone.
-fn rows<'a>(input: Input<'a>, joined: impl Iterator<Item = Joined<'a>>) -> Vec<Row<'a>> {
+/// Decides each path alone, by what is there and by what was agreed on before it had its name.
+fn rows<'a>(
+    input: Input<'a>,
+    joined: impl Iterator<Item = (&'a RelPath, [Option<&'a Entry>; 3], Option<&'a Entry>)>,
+) -> Vec<Row<'a>> {
     let mut flows = input.rules.walk();
     let mut above: Vec<usize> = Vec::new();
     let mut rows: Vec<Row<'_>> = Vec::new();
-    for (path, [base, host, guest]) in joined {
+    for (path, [base, host, guest], agreed) in joined {
         while above
             .last()
             .is_some_and(|row| !path.is_beneath(rows[*row].path))
         {
             above.pop();
         }
-        let sides = [base, host, guest];
+        // A name that one side lacks was not deleted there: under that name it never was.
+        let both = host.is_some() && guest.is_some();
+        let sides = [if both { agreed } else { base }, host, guest];
         let act = decide(input, path, sides, flows.flow(path));
         let parent = above.last().copied();
         above.push(rows.len());
@@ -276,12 +301,15 @@ fn rows<'a>(input: Input<'a>, joined: impl Iterator<Item = Joined<'a>>) -> Vec<R
         rows.push(Row {
             path,
             base,
+            agreed,
             host,
             guest,
             act,
             parent,
             host_needed,
             guest_needed,
+            collides: None,
+            blocks: false,
         });
     }
     rows
@@ -306,7 +334,8 @@ fn decide(input: Input<'_>, path: &RelPath, sides: [Option<&Entry>; 3], flow: Fl
     if input.mode == Mode::ReadOnly {
         return Act::Held(HeldReason::ReadOnly);
     }
-    let type_held = guest.is_some_and(|entry| input.rules.holds_type(path, entry));
+    let type_held = guest.is_some_and(|entry| input.rules.holds_type(path, entry))
+        || held_as_another(input, (path, guest));
     if matches!(flow, Flow::Held | Flow::OutputHeld) || type_held {
         return Act::Held(HeldReason::RunsOnHost);
     }
@@ -321,6 +350,25 @@ fn decide(input: Input<'_>, path: &RelPath, sides: [Option<&Entry>; 3], flow: Fl
     }
 }
 
+/// Tells whether the guest's path is one with another on the host that is held, masked or seeded. ASCII is
+/// no matter of it: the rules themselves have no regard to its case.
+fn held_as_another(input: Input<'_>, (path, guest): (&RelPath, Option<&Entry>)) -> bool {
+    let folding = input.folds.host;
+    if folding.is_none() || path.as_bytes().is_ascii() {
+        return false;
+    }
+    let Ok(path) = RelPath::new(folding.key_of(path)) else {
+        // A name of nothing but characters that are left out.
+        return true;
+    };
+    let flow = input.rules.walk().flow(&path);
+    let by_name = matches!(
+        flow,
+        Flow::Held | Flow::OutputHeld | Flow::Masked | Flow::Seed
+    );
+    by_name || guest.is_some_and(|entry| input.rules.holds_type(&path, entry))
+}
+
 /// Decides a path that only the guest writes to: what the host did there is its own business, but is not
 /// overwritten either.
 fn decide_output(input: Input<'_>, path: &RelPath, sides: [Option<&Entry>; 3]) -> Act {
@@ -328,7 +376,8 @@ fn decide_output(input: Input<'_>, path: &RelPath, sides: [Option<&Entry>; 3]) -
     if guest == base {
         return Act::Keep;
     }
-    if guest.is_some_and(|entry| input.rules.holds_type(path, entry)) {
+    let type_held = guest.is_some_and(|entry| input.rules.holds_type(path, entry));
+    if type_held || held_as_another(input, (path, guest)) {
         return Act::Held(HeldReason::RunsOnHost);
     }
     match (host, guest) {
@@ -372,8 +421,12 @@ fn copy_path(guest: &Tree, path: &RelPath, entry: &Entry) -> Option<RelPath> {
 }
 
 /// Goes from the leaves up and keeps or restores the folders in which something survives.
-fn fit_together(rows: &mut [Row<'_>]) {
+fn fit_together(rows: &mut [Row<'_>], mut siblings: Siblings) {
     for index in (0..rows.len()).rev() {
+        // Everything in it is decided by now.
+        if siblings.part(rows, Some(index)) {
+            need_again(rows, index);
+        }
         let row = &mut rows[index];
         let is_directory = |entry: Option<&Entry>| entry.is_some_and(Entry::is_directory);
         let host_misfit = row.host_needed && !is_directory(row.host_after());
@@ -395,6 +448,21 @@ fn fit_together(rows: &mut [Row<'_>]) {
             rows[parent].guest_needed |= guest;
         }
     }
+    siblings.part(rows, None);
+}
+
+/// Finds out anew on which sides something is in a folder once the plan is carried out.
+fn need_again(rows: &mut [Row<'_>], folder: usize) {
+    let path = rows[folder].path;
+    let beneath = rows[folder + 1..]
+        .iter()
+        .take_while(|row| row.path.is_beneath(path));
+    let within = beneath.filter(|row| row.parent == Some(folder));
+    let needed = within.fold((false, false), |(host, guest), row| {
+        let after = (row.host_after().is_some(), row.guest_after().is_some());
+        (host || after.0, guest || after.1)
+    });
+    (rows[folder].host_needed, rows[folder].guest_needed) = needed;
 }
 
 /// Leaves everything alone beneath a path on which the two sides do not agree to have a folder.
@@ -407,13 +475,13 @@ fn block_beneath(rows: &mut [Row<'_>]) {
             row.act = Act::Keep;
         }
         let undecided = matches!(row.act, Act::Conflict | Act::Held(_) | Act::Keep);
-        blocked[index] = inherited || (undecided && row.has_non_directory());
+        blocked[index] = inherited || row.blocks || (undecided && row.has_non_directory());
     }
 }
 
 fn plan(rows: Vec<Row<'_>>, guest: &Tree) -> Plan {
     let mut plan = Plan::default();
-    for row in rows {
+    for row in &rows {
         let path = row.path.clone();
         let op = |old: Option<&Entry>, new: Option<&Entry>| Op {
             path: row.path.clone(),
@@ -426,7 +494,7 @@ fn plan(rows: Vec<Row<'_>>, guest: &Tree) -> Plan {
             Act::Agree => plan.agreed.push((path, row.host.cloned())),
             Act::ToHost => plan.to_host.push(op(row.host, row.guest)),
             Act::ToGuest => plan.to_guest.push(op(row.guest, row.host)),
-            Act::Conflict => plan.conflicts.push(row.conflict()),
+            Act::Conflict => plan.conflicts.push(row.conflict(collision(row, &rows))),
             Act::Overrule => {
                 let own = row
                     .guest
@@ -441,7 +509,7 @@ fn plan(rows: Vec<Row<'_>>, guest: &Tree) -> Plan {
                     });
                 }
                 plan.to_guest.push(op(row.guest, row.host));
-                plan.overruled.push(row.conflict());
+                plan.overruled.push(row.conflict(None));
             }
             Act::Held(reason) => plan.held.push(Held {
                 path,
@@ -451,6 +519,12 @@ fn plan(rows: Vec<Row<'_>>, guest: &Tree) -> Plan {
         }
     }
     plan
+}
+
+fn collision(row: &Row<'_>, rows: &[Row<'_>]) -> Option<Collision> {
+    let (side, other) = row.collides?;
+    let with = rows[other].path.clone();
+    Some(Collision { side, with })
 }
 
 /// Walks three trees at once, in path order.

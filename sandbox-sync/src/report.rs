@@ -1,5 +1,7 @@
 //! What a cycle did and what it left alone.
 
+use std::fmt;
+
 use crate::path::RelPath;
 use crate::safety::Halt;
 use crate::tree::{Entry, Reason};
@@ -14,6 +16,16 @@ pub enum Side {
     Guest,
 }
 
+/// As a noun: `host` or `guest`.
+impl fmt::Display for Side {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Host => "host",
+            Self::Guest => "guest",
+        })
+    }
+}
+
 /// What happened to one path of one side.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -26,7 +38,8 @@ pub struct Change {
     pub new: Option<Entry>,
 }
 
-/// A path that both sides changed since they last agreed. Each keeps its own.
+/// A path that both sides changed since they last agreed, or that one of them cannot hold beside another.
+/// Each keeps its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Conflict {
@@ -36,6 +49,40 @@ pub struct Conflict {
     pub host: Option<Entry>,
     /// What the guest has.
     pub guest: Option<Entry>,
+    /// The other name that would be the same file; `None` where both sides changed the path. Nothing beneath
+    /// such a path is synchronized either.
+    pub collision: Option<Collision>,
+}
+
+/// Two names that are different and yet one file, because a file system folds case or Unicode forms. The way
+/// out is to rename or remove one of the two on the side that has both, or on either where each has one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Collision {
+    /// The side that cannot hold both.
+    pub side: Side,
+    /// The other name, with the folders above it.
+    pub with: RelPath,
+}
+
+impl fmt::Display for Collision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "it and {} would be one file in the {}, whose file system folds names; rename one of the two",
+            self.with, self.side
+        )
+    }
+}
+
+/// In words, without the path.
+impl fmt::Display for Conflict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.collision {
+            Some(collision) => collision.fmt(f),
+            None => f.write_str("both sides changed it"),
+        }
+    }
 }
 
 /// A change in the guest that was not applied to the host.

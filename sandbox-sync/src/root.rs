@@ -10,12 +10,14 @@ use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 use crate::path::RelPath;
+use crate::probe::Names;
 
 /// The flags of every folder that we open.
 pub(crate) const DIRECTORY: OFlags = OFlags::RDONLY
@@ -81,6 +83,7 @@ pub(crate) struct Root {
     folder: OwnedFd,
     device: u64,
     inode: u64,
+    names: OnceLock<Names>,
 }
 
 impl Root {
@@ -94,7 +97,18 @@ impl Root {
             folder,
             device: facts.device,
             inode: facts.inode,
+            names: OnceLock::new(),
         })
+    }
+
+    /// Returns which names are one here, as far as somebody [found out](Root::set_names).
+    pub(crate) fn names(&self) -> Names {
+        self.names.get().copied().unwrap_or_default()
+    }
+
+    /// Says which names are one here; what was said first holds.
+    pub(crate) fn set_names(&self, names: Names) {
+        self.names.get_or_init(|| names);
     }
 
     /// Takes the lock of this root, waiting no longer than `patience` for an earlier session to end.

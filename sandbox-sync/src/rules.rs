@@ -7,10 +7,10 @@
 //! guest; what the guest changes waits for review, because the host would run it without being asked; in an
 //! output folder, too, though nothing flows there).
 //! Everything else flows both ways. Masks and held entries are compared without regard to ASCII case, so
-//! that `.GIT/config` is no way around on a host that folds case.
+//! that `.GIT/config` is no way around on a host that folds case. What else a host's file system takes for one
+//! with a name of theirs is held as well (`.g\u{200c}it` on HFS+, see [`fold`](crate::fold)).
 //!
-//! Not covered: names that only HFS+ considers equal (zero-width characters), Windows short names
-//! (`GIT~1`), and bare repositories that a guest lays out in an ordinary folder (`HEAD`, `config`,
+//! Not covered: Windows short names (`GIT~1`) of what is not there yet, and bare repositories that a guest lays out in an ordinary folder (`HEAD`, `config`,
 //! `objects`, `refs` beside each other), which `git` accepts unless `safe.bareRepository` is `explicit`.
 
 use std::path::Path;

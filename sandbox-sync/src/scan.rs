@@ -28,9 +28,11 @@ use crate::rules::{Flow, Rules};
 use crate::tree::{Digest, Entry, Reason, Tree, portable_target};
 use crate::watch::{Depth, Dirt, Watch};
 
+mod listed;
 mod names;
 mod walk;
 
+use listed::Listed;
 use walk::{Child, Task, Walk, Worker};
 
 /// How long after a change the same facts may still mean other contents: the coarsest file systems in use
@@ -125,9 +127,15 @@ impl Scanner {
         place: Place<'_>,
         (tree, dirt): (&mut Arc<Tree>, BTreeMap<RelPath, Depth>),
     ) -> io::Result<Changed> {
+        let mut listed = Listed::of(place.root);
+        let dirt = match &mut listed {
+            Some(listed) => listed.with_others(dirt, tree),
+            None => dirt,
+        };
         let walk = self.walk(place, tree);
         let mut look = Look {
             walk: &walk,
+            listed,
             worker: Worker::default(),
             looked: HashSet::new(),
             above: None,
@@ -170,6 +178,8 @@ impl Scanner {
 /// A look at single paths.
 struct Look<'a> {
     walk: &'a Walk<'a>,
+    /// What is there, where a look-up does not tell.
+    listed: Option<Listed<'a>>,
     worker: Worker,
     looked: HashSet<RelPath>,
     /// The folder that was opened last; neighbours are looked at one after the other.
@@ -184,7 +194,7 @@ impl Look<'_> {
         let parent = path.parent();
         let (above, folder) = match self.above.take() {
             Some(open) if open.0.path == parent => open,
-            _ => match (self.walk.place.root.directory(parent.as_ref()), &parent) {
+            _ => match (self.folder(parent.as_ref()), &parent) {
                 (Ok(folder), _) => (self.task(parent), folder),
                 (Err(error), None) => return Err(error),
                 // Something took the place of the folder, or it cannot be entered.
@@ -196,7 +206,10 @@ impl Look<'_> {
         };
         let item = self.walk.known.item(&path);
         let was_folder = item.is_some_and(|item| item.entry().is_directory());
-        let facts = Facts::at(&folder, path.name());
+        let facts = match self.is_there(&path) {
+            true => Facts::at(&folder, path.name()),
+            false => Ok(None),
+        };
         let is_folder = matches!(&facts, Ok(Some(facts)) if facts.kind == FileType::Directory);
         if !(depth == Depth::Name && was_folder && is_folder) {
             let child = Child {
@@ -217,6 +230,19 @@ impl Look<'_> {
         }
         self.above = Some((above, folder));
         Ok(())
+    }
+
+    fn is_there(&mut self, path: &RelPath) -> bool {
+        let listed = self.listed.as_mut();
+        listed.is_none_or(|listed| listed.is_there(path))
+    }
+
+    /// Opens a folder that has just this name.
+    fn folder(&mut self, path: Option<&RelPath>) -> io::Result<OwnedFd> {
+        match path {
+            Some(path) if !self.is_there(path) => Err(io::ErrorKind::NotFound.into()),
+            _ => self.walk.place.root.directory(path),
+        }
     }
 
     fn task(&self, path: Option<RelPath>) -> Task {

@@ -16,7 +16,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rustix::fs::{AtFlags, Gid, Mode, OFlags, RenameFlags, Uid};
+use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 
 use crate::root::{DIRECTORY, Facts, Root};
@@ -35,7 +35,7 @@ pub(crate) type Owner = (u32, u32);
 pub(crate) type Modified = (i64, u32);
 
 /// What the names of files begin with that are not complete.
-const PARTIAL: &str = "part-";
+pub(crate) const PARTIAL: &str = "part-";
 
 /// Keeps git from what is kept in a root: the file and what it says.
 const IGNORE: (&str, &[u8]) = (".gitignore", b"*\n");
@@ -212,6 +212,23 @@ impl Staging {
         self.name(None, Some(old))
     }
 
+    /// Gives a staged file that was to take nothing's place a name by which it can be swapped with `old`.
+    pub(crate) fn stand_in(
+        &mut self,
+        staged: &Ready,
+        (holds, old): (Digest, &Entry),
+    ) -> io::Result<Ready> {
+        let name = self.name(Some(holds), Some(old));
+        rustix::fs::renameat(&self.folder, &staged.name, &self.folder, &name)?;
+        let facts = staged.facts;
+        Ok(Ready { name, facts })
+    }
+
+    /// Returns a name that is free here, for what is the only copy as long as it is here.
+    pub(crate) fn passing_name(&mut self) -> String {
+        self.name(None, None)
+    }
+
     /// Removes a file or link that is not needed any more.
     pub(crate) fn discard(&self, name: &str) -> io::Result<()> {
         Ok(rustix::fs::unlinkat(&self.folder, name, AtFlags::empty())?)
@@ -288,26 +305,26 @@ impl Staging {
     fn remove(&self, name: &str) -> io::Result<()> {
         let removed = rustix::fs::unlinkat(&self.folder, name, AtFlags::empty());
         match removed {
-            Err(Errno::ISDIR | Errno::PERM) => Ok(rustix::fs::unlinkat(
-                &self.folder,
-                name,
-                AtFlags::REMOVEDIR,
-            )?),
+            Err(Errno::ISDIR | Errno::PERM) => {
+                match rustix::fs::unlinkat(&self.folder, name, AtFlags::REMOVEDIR) {
+                    // A folder that was on its way to another name.
+                    Err(Errno::NOTEMPTY) => self.rescue(name),
+                    removed => Ok(removed?),
+                }
+            }
             // What cannot be removed is seen by the next session.
             _ => Ok(()),
         }
     }
 
     fn rescue(&self, name: &str) -> io::Result<()> {
-        tracing::warn!(name, "kept a file that a crash left in staging");
+        tracing::warn!(name, "kept what a crash left in staging");
         let rescued = format!("rescued-{name}");
-        let flags = RenameFlags::empty();
-        Ok(rustix::fs::renameat_with(
+        Ok(rustix::fs::renameat(
             &self.folder,
             name,
             &self.folder,
             rescued,
-            flags,
         )?)
     }
 

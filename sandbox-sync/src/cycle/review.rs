@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use super::{Engine, Failure};
 use crate::error::Error;
+use crate::fold::as_written;
 use crate::path::RelPath;
 use crate::reconcile::{Input, Mode, Op};
 use crate::replica::{Batch, Replica};
@@ -42,6 +43,7 @@ impl Engine {
             guest: self.peer.tree(),
             rules: &self.rules,
             mode: self.options.mode,
+            folds: self.folds(),
         });
         let mut room = MAX_SHOWN;
         let mut rest = &mut listed.changes[..];
@@ -382,11 +384,17 @@ impl Engine {
         }
     }
 
-    async fn trees(&mut self) -> Result<(Arc<Tree>, Arc<Tree>), Failure> {
+    /// Returns what was agreed on and what the host has, under the names that both sides know.
+    pub(super) async fn trees(&mut self) -> Result<(Arc<Tree>, Arc<Tree>), Failure> {
         let base = self.base.run(|base| base.tree().clone()).await;
         let host = self.host.run(|replica| replica.tree().clone()).await;
         let both = base.and_then(|base| Ok((base, host?)));
-        both.map_err(Failure::local("look at the trees"))
+        let (base, host) = both.map_err(Failure::local("look at the trees"))?;
+        let host = match self.folds().host.rewrites {
+            true => Arc::new(as_written(&host, [&base, self.peer.tree()])),
+            false => host,
+        };
+        Ok((base, host))
     }
 
     async fn read_host(&mut self, wishes: Vec<Wish>) -> Result<Merged, Failure> {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::io::{join, sink};
 
 use super::*;
+use crate::fold::Folding;
 use crate::reconcile::Op;
 use crate::rules::Lists;
 use crate::tree::Digest;
@@ -23,7 +24,13 @@ pub fn hear(bytes: &[u8]) {
         watch: false,
     };
     let version = protocol::VERSION;
-    let greeting = sandbox_base::frame::encode(&Reply::Hello { version }, protocol::MESSAGE);
+    let greeting = sandbox_base::frame::encode(
+        &Reply::Hello {
+            version,
+            folding: Folding::default(),
+        },
+        protocol::MESSAGE,
+    );
     let mut said = greeting.unwrap_or_default();
     let mut rest = bytes;
     while let Some((length, more)) = rest.split_first() {

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use tokio::io::{DuplexStream, duplex};
 
 use super::*;
+use crate::fold::Folding;
 use crate::protocol::{CHUNK, MESSAGE, Part, VERSION};
 use crate::session::Session;
 use crate::{Options, Report};
@@ -107,7 +108,11 @@ impl Host {
                 liar.hears(|request| matches!(request, Request::Hello(_)))
                     .await
             );
-            liar.say(&Reply::Hello { version: VERSION }).await;
+            liar.say(&Reply::Hello {
+                version: VERSION,
+                folding: Folding::default(),
+            })
+            .await;
             lie(liar).await;
         });
         let limits = Limits::default()

@@ -32,7 +32,7 @@ pub(crate) fn tree(words: &str) -> Tree {
     tree
 }
 
-fn file(text: &str) -> Entry {
+pub(super) fn file(text: &str) -> Entry {
     Entry::File {
         digest: Digest::of(text.as_bytes()),
         size: text.len() as u64,
@@ -40,7 +40,7 @@ fn file(text: &str) -> Entry {
     }
 }
 
-fn no_rules() -> Rules {
+pub(crate) fn no_rules() -> Rules {
     let mut lists = Lists::default();
     for list in [
         &mut lists.ignore,
@@ -55,14 +55,14 @@ fn no_rules() -> Rules {
 
 /// What the two sides and the base are after a plan was carried out.
 #[derive(Debug)]
-struct After {
-    plan: Plan,
-    base: Tree,
-    host: Tree,
-    guest: Tree,
+pub(crate) struct After {
+    pub(crate) plan: Plan,
+    pub(crate) base: Tree,
+    pub(crate) host: Tree,
+    pub(crate) guest: Tree,
 }
 
-fn run(input: Input<'_>) -> After {
+pub(crate) fn run(input: Input<'_>) -> After {
     let plan = reconcile(input);
     let [mut base, mut host, mut guest] = [input.base, input.host, input.guest].map(Tree::clone);
     for (ops, side) in [(&plan.to_host, &mut host), (&plan.to_guest, &mut guest)] {
@@ -115,6 +115,7 @@ fn case([base, host, guest]: [&str; 3], [host_after, guest_after]: [&str; 2], co
             guest: b,
             rules: &rules,
             mode,
+            folds: Folds::default(),
         });
         assert_eq!(after.host, *a_after, "host, flipped: {flipped}");
         assert_eq!(after.guest, *b_after, "guest, flipped: {flipped}");
@@ -250,6 +251,7 @@ fn s41_a_held_change_stays_in_the_guest() {
             guest: &guest,
             rules: &rules,
             mode,
+            folds: Folds::default(),
         });
         let listed: Vec<_> = after
             .plan
@@ -266,6 +268,7 @@ fn s41_a_held_change_stays_in_the_guest() {
             guest: &after.guest,
             rules: &rules,
             mode,
+            folds: Folds::default(),
         });
         assert_eq!((again.to_host, again.to_guest), (vec![], vec![]));
     }
@@ -282,6 +285,7 @@ fn held_files_of_the_host_flow_to_the_guest() {
         guest: &base,
         rules: &rules,
         mode,
+        folds: Folds::default(),
     });
     assert_eq!(after.guest, host);
 }
@@ -297,6 +301,7 @@ fn s42_the_index_is_seeded_once() {
         guest: &empty,
         rules: &rules,
         mode,
+        folds: Folds::default(),
     });
     assert_eq!(first.guest, host);
     for (host, guest) in [
@@ -311,6 +316,7 @@ fn s42_the_index_is_seeded_once() {
             guest: &guest,
             rules: &rules,
             mode,
+            folds: Folds::default(),
         });
         assert_eq!(plan, Plan::default(), "{host:?} {guest:?}");
     }
@@ -331,6 +337,7 @@ fn nothing_comes_back_from_a_read_only_workspace() {
         guest: &guest,
         rules: &rules,
         mode,
+        folds: Folds::default(),
     });
     assert_eq!(after.host, host);
     assert_eq!(after.guest, tree("a=1 b=2 c=2 d=2"));
@@ -356,6 +363,7 @@ fn in_mode(mode: Mode, [base, host, guest]: [&str; 3]) -> After {
         guest,
         rules,
         mode,
+        folds: Folds::default(),
     })
 }
 
@@ -458,6 +466,7 @@ fn i6_a_folder_that_stays_for_what_it_holds_is_looked_at_whole() {
         guest: &guest,
         rules: &rules,
         mode,
+        folds: Folds::default(),
     };
     let (after, changed) = carry_out(first, None);
     let input = Input {
@@ -466,6 +475,7 @@ fn i6_a_folder_that_stays_for_what_it_holds_is_looked_at_whole() {
         guest: &after.guest,
         rules: &rules,
         mode,
+        folds: Folds::default(),
     };
     assert_eq!(reconcile_within(input, &changed), reconcile(input));
 }
@@ -536,7 +546,7 @@ fn any_mode() -> impl Strategy<Value = Mode> {
 }
 
 /// Returns `tree` with what another one has at a path and beneath it, where that makes a tree.
-fn graft(tree: &Tree, (other, path): (&Tree, &RelPath)) -> Tree {
+pub(super) fn graft(tree: &Tree, (other, path): (&Tree, &RelPath)) -> Tree {
     let parent = path.parent();
     if parent.is_some_and(|parent| tree.entry(&parent) != Some(&Entry::Directory)) {
         return tree.clone();
@@ -549,7 +559,7 @@ fn graft(tree: &Tree, (other, path): (&Tree, &RelPath)) -> Tree {
 }
 
 /// Carries out a plan but for what has to do with one path, and returns what is left to look at.
-fn carry_out(input: Input<'_>, failing: Option<&RelPath>) -> (After, BTreeSet<RelPath>) {
+pub(super) fn carry_out(input: Input<'_>, failing: Option<&RelPath>) -> (After, BTreeSet<RelPath>) {
     let plan = reconcile(input);
     let mut left: BTreeSet<RelPath> = plan.conflicts.iter().map(|one| one.path.clone()).collect();
     left.extend(plan.held.iter().map(|one| one.path.clone()));
@@ -581,7 +591,7 @@ fn carry_out(input: Input<'_>, failing: Option<&RelPath>) -> (After, BTreeSet<Re
     (after, left)
 }
 
-fn cases() -> ProptestConfig {
+pub(super) fn cases() -> ProptestConfig {
     let cases = std::env::var("SANDBOX_CASES")
         .ok()
         .and_then(|cases| cases.parse().ok());
@@ -595,7 +605,7 @@ proptest! {
     fn plans_keep_the_invariants(base in any_base(), host in any_tree(), guest in any_tree()) {
         let rules = no_rules();
         let mode = Mode::TwoWaySafe;
-        let after = run(Input { base: &base, host: &host, guest: &guest, rules: &rules, mode });
+        let after = run(Input { base: &base, host: &host, guest: &guest, rules: &rules, mode, folds: Folds::default() });
 
         prop_assert_eq!(after.host.check(), Ok(()), "a tree again");
         prop_assert_eq!(after.guest.check(), Ok(()), "a tree again");
@@ -609,7 +619,7 @@ proptest! {
         }
 
         // I4: a second run plans nothing, and lists the same conflicts.
-        let input = Input { base: &after.base, host: &after.host, guest: &after.guest, rules: &rules, mode };
+        let input = Input { base: &after.base, host: &after.host, guest: &after.guest, rules: &rules, mode, folds: Folds::default() };
         let again = reconcile(input);
         prop_assert_eq!(&again.to_host, &vec![]);
         prop_assert_eq!(&again.to_guest, &vec![]);
@@ -637,7 +647,7 @@ proptest! {
     #[test]
     fn each_mode_keeps_its_promise(base in any_base(), host in any_tree(), guest in any_tree(), mode in any_mode()) {
         let rules = Rules::new(&Lists { output: vec!["/a/b".into()], ..Lists::default() }).unwrap();
-        let after = run(Input { base: &base, host: &host, guest: &guest, rules: &rules, mode });
+        let after = run(Input { base: &base, host: &host, guest: &guest, rules: &rules, mode, folds: Folds::default() });
         prop_assert_eq!(after.host.check(), Ok(()), "a tree again");
         prop_assert_eq!(after.guest.check(), Ok(()), "a tree again");
         let output = RelPath::new("a/b").unwrap();
@@ -651,9 +661,9 @@ proptest! {
             prop_assert!(!is_output(&op.path), "{} entered the guest", op.path);
         }
         // I4: it comes to rest, after one more run that takes the copies to the host.
-        let again = run(Input { base: &after.base, host: &after.host, guest: &after.guest, rules: &rules, mode });
+        let again = run(Input { base: &after.base, host: &after.host, guest: &after.guest, rules: &rules, mode, folds: Folds::default() });
         prop_assert!(mode == Mode::TwoWayHostWins || again.plan.to_host.is_empty());
-        let rest = run(Input { base: &again.base, host: &again.host, guest: &again.guest, rules: &rules, mode });
+        let rest = run(Input { base: &again.base, host: &again.host, guest: &again.guest, rules: &rules, mode, folds: Folds::default() });
         prop_assert!(rest.plan.to_host.is_empty() && rest.plan.to_guest.is_empty(), "{:?}", rest.plan);
         // I1, in every mode: what changed survives on one of the sides, at its path or at the copy's.
         for (path, entry) in host.iter().chain(guest.iter()) {
@@ -679,7 +689,7 @@ proptest! {
         let lists = Lists { held: vec!["a/b".into(), "c".into()], ..Lists::default() };
         let rules = Rules::new(&lists).unwrap();
         let failing = failing.map(|path| RelPath::new(path).unwrap());
-        let first = Input { base: &base, host: &host, guest: &guest, rules: &rules, mode };
+        let first = Input { base: &base, host: &host, guest: &guest, rules: &rules, mode, folds: Folds::default() };
         let (after, mut changed) = carry_out(first, failing.as_ref());
         let paths: Vec<_> = at.iter().map(|path| RelPath::new(path).unwrap()).collect();
         let [host, guest] = [(&after.host, host_new), (&after.guest, guest_new)].map(|(tree, new)| {
@@ -687,7 +697,7 @@ proptest! {
             changed.extend(tree.changes_to(&mixed).map(|(path, _)| path.clone()));
             mixed
         });
-        let input = Input { base: &after.base, host: &host, guest: &guest, rules: &rules, mode };
+        let input = Input { base: &after.base, host: &host, guest: &guest, rules: &rules, mode, folds: Folds::default() };
         prop_assert_eq!(reconcile_within(input, &changed), reconcile(input));
     }
 
@@ -695,8 +705,8 @@ proptest! {
     fn i12_the_two_sides_are_treated_alike(base in any_base(), host in any_tree(), guest in any_tree()) {
         let rules = no_rules();
         let mode = Mode::TwoWaySafe;
-        let one = reconcile(Input { base: &base, host: &host, guest: &guest, rules: &rules, mode });
-        let other = reconcile(Input { base: &base, host: &guest, guest: &host, rules: &rules, mode });
+        let one = reconcile(Input { base: &base, host: &host, guest: &guest, rules: &rules, mode, folds: Folds::default() });
+        let other = reconcile(Input { base: &base, host: &guest, guest: &host, rules: &rules, mode, folds: Folds::default() });
         prop_assert_eq!(one.to_host, other.to_guest);
         prop_assert_eq!(one.to_guest, other.to_host);
         prop_assert_eq!(one.agreed, other.agreed);
@@ -707,7 +717,7 @@ proptest! {
         let lists = Lists { held: vec!["a/b".into(), "c".into()], ..Lists::default() };
         let rules = Rules::new(&lists).unwrap();
         let mode = Mode::TwoWaySafe;
-        let after = run(Input { base: &base, host: &host, guest: &guest, rules: &rules, mode });
+        let after = run(Input { base: &base, host: &host, guest: &guest, rules: &rules, mode, folds: Folds::default() });
         prop_assert_eq!(after.host.check(), Ok(()));
         prop_assert_eq!(after.guest.check(), Ok(()));
         let mut flows = rules.walk();
@@ -716,7 +726,7 @@ proptest! {
             let leads = op.new.as_ref().is_some_and(|entry| rules.holds_type(&op.path, entry));
             prop_assert!(!leads, "{}", op.path);
         }
-        let input = Input { base: &after.base, host: &after.host, guest: &after.guest, rules: &rules, mode };
+        let input = Input { base: &after.base, host: &after.host, guest: &after.guest, rules: &rules, mode, folds: Folds::default() };
         let again = reconcile(input);
         prop_assert_eq!((again.to_host, again.to_guest), (vec![], vec![]));
     }

@@ -412,6 +412,7 @@ pub(crate) fn listed(
         guest,
         rules,
         mode,
+        folds: crate::fold::Folds::default(),
     })
 }
 

@@ -5,6 +5,7 @@ use std::io::{self, Read};
 use super::folder::Node;
 use super::load::{Nodes, bytes};
 use super::packs::Packs;
+use crate::fold::Folds;
 use crate::path::RelPath;
 use crate::reconcile::{Input, Mode};
 use crate::review::{self, Changes, Look, MAX_SHOWN};
@@ -51,6 +52,7 @@ pub(crate) fn diff([old, new]: [(&Tree, Side<'_>); 2], rules: &Rules) -> io::Res
         guest: new.0,
         rules,
         mode: Mode::Review,
+        folds: Folds::default(),
     });
     let mut room = MAX_SHOWN;
     for change in &mut listed.changes {

@@ -226,9 +226,12 @@ async fn agree(sandbox: &Sandbox) -> Result<(), Failure> {
     for report in sandbox.sync().await? {
         let folder = &report.workspace;
         for path in &report.conflicts {
-            failure::warn(&format!(
-                "{folder}/{path} was changed here and inside: each side keeps its own"
-            ));
+            failure::warn(&match report.collisions.get(path) {
+                Some(why) => format!("{folder}/{path}: {why}"),
+                None => {
+                    format!("{folder}/{path} was changed here and inside: each side keeps its own")
+                }
+            });
         }
         for path in &report.held {
             failure::warn(&format!(

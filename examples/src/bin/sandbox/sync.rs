@@ -84,7 +84,10 @@ fn conflicts(status: &[SyncStatus]) -> Result<u8, Failure> {
     for one in status {
         let folder = one_line(&one.workspace);
         for path in &one.last.conflicts {
-            text += &format!("{folder}/{path}\n");
+            text += &match one.last.collisions.get(path) {
+                Some(why) => format!("{folder}/{path}: {why}\n"),
+                None => format!("{folder}/{path}\n"),
+            };
         }
         if let Some(halt) = &one.halted {
             text += &format!("{folder}: {}\n", one_line(halt));
@@ -107,7 +110,10 @@ fn tell(reports: &[SyncReport]) -> Result<u8, Failure> {
             text += &format!("in   {folder}/{path}\n");
         }
         for path in &report.conflicts {
-            crate::failure::warn(&format!("{folder}/{path} was changed here and inside"));
+            crate::failure::warn(&match report.collisions.get(path) {
+                Some(why) => format!("{folder}/{path}: {why}"),
+                None => format!("{folder}/{path} was changed here and inside"),
+            });
             status = UNSETTLED;
         }
         for problem in &report.problems {

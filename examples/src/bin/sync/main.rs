@@ -188,7 +188,7 @@ mod unix {
             }
         }
         for conflict in &report.conflicts {
-            lines += &format!("! {}: both sides changed it\n", conflict.path);
+            lines += &format!("! {}: {conflict}\n", conflict.path);
         }
         for held in &report.held {
             lines += &format!("! {}: held back\n", held.path);
