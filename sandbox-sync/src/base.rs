@@ -218,7 +218,7 @@ fn invalid(reason: &str) -> io::Error {
 /// fuzzer finds by itself.
 #[cfg(fuzzing)]
 pub fn read_for_fuzzing(bytes: &[u8]) -> bool {
-    let _ = replay(bytes);
+    drop(replay(bytes));
     let mut parts = bytes.split(|byte| *byte == 0xff);
     let Ok((mut file, mut chain)) = journal::begin(parts.next().unwrap_or_default()) else {
         return false;

@@ -406,7 +406,7 @@ fn work_error(error: io::Error) -> Error {
 pub fn read_for_fuzzing(mut bytes: &[u8]) {
     let read = async {
         while let Ok(message) = protocol::read::<Request>(&mut bytes).await {
-            let _ = message;
+            drop(message);
         }
     };
     crate::peer::block_on_for_fuzzing(read);
