@@ -7,7 +7,8 @@
 //! A key is coarser than what any one of them does, since their tables differ by version and vendor: case
 //! goes by what the standard library makes of a character in upper and in lower case, so `ß` is `ss` and the
 //! dotless `ı` is `i`; where forms are folded, characters that are ignored by default are left out
-//! (`DerivedCoreProperties.txt` of Unicode: HFS+ and ext4 do so, APFS does not). Taking two names for one
+//! (`DerivedCoreProperties.txt` of Unicode: HFS+ and ext4 do so, APFS does not). Only about marks beside an iota
+//! subscript, whose capital is no mark, they disagree in a way that no key covers. Taking two names for one
 //! that are not costs a conflict; the other way round, what a file system folds and this does not is refused
 //! when it is written, see [`apply`](crate::apply).
 //!

@@ -108,9 +108,11 @@ fn s10_s11_the_longest_names_cost_little() {
 fn any_name() -> impl Strategy<Value = String> {
     prop_oneof![
         "[a-zA-Z._]{1,12}",
-        "[aAeE\u{301}\u{323}\u{e9}\u{c9}\u{df}\u{1e9e}\u{130}\u{131}\u{345}\u{200c}\u{3c2}\u{3a3}]{1,8}",
+        "[aAeE\u{301}\u{323}\u{e9}\u{c9}\u{df}\u{1e9e}\u{130}\u{131}\u{200c}\u{3c2}\u{3a3}]{1,8}",
         "\\PC{1,12}",
     ]
+    // The one mark whose capital is a letter: what is in order before is not afterwards.
+    .prop_filter("the iota subscript", |name| !name.contains('\u{345}'))
 }
 
 proptest! {
