@@ -60,6 +60,8 @@ enum Call {
     Defaults,
     Generation,
     Flush,
+    Pause,
+    Resume,
     Stop,
     Remove,
     Network,
@@ -266,6 +268,8 @@ async fn obey(owner: Arc<Owner>, call: Call) -> Result<String, Error> {
         Call::SyncStatus => json(&of(owner)?.status()),
         Call::PauseSync(paused) => json(&of(owner)?.set_paused(paused).await?),
         Call::ResumeSync(propagates) => json(&of(owner)?.resume(resolution(propagates)).await?),
+        Call::Pause => json(&owner.pause().await?),
+        Call::Resume => json(&owner.resume().await?),
         Call::Stop => json(&owner.stop().await?),
         Call::Remove => json(&owner.remove().await?),
         Call::Network => json(&owner.network()?),
@@ -338,6 +342,14 @@ impl Remote {
 
     pub(crate) async fn flush(&self) -> Result<Vec<SyncReport>, Error> {
         self.call(Call::Flush).await
+    }
+
+    pub(crate) async fn pause(&self) -> Result<(), Error> {
+        self.call(Call::Pause).await
+    }
+
+    pub(crate) async fn resume(&self) -> Result<(), Error> {
+        self.call(Call::Resume).await
     }
 
     pub(crate) async fn stop(&self) -> Result<(), Error> {

@@ -3,7 +3,9 @@
 //! ```text
 //!            create                      stop, guest powered off, owner died
 //!  (nothing) ──────▶ Creating ──▶ Running ───────────────▶ Stopped ──── remove ──▶ (nothing)
-//!                       │            ▲                      ▲  │
+//!                       │            ▲ │ pause               ▲  │
+//!                       │     resume │ ▼                     │  │
+//!                       │           Paused ─────────────────▶│  │
 //!                       │ failed     │               failed │  │ start
 //!                       ▼            │                      │  ▼
 //!                   (nothing)        └───────────────────── Starting
@@ -14,6 +16,7 @@
 //! | `Creating` | folder, lock held, record from the second step on | perhaps the machine | the watchdog ends the machine; whoever looks next removes the rest: nobody was told that it exists |
 //! | `Starting` | as in `Running` | perhaps the machine | as in `Running` |
 //! | `Running` | folder, record, disk, lock held | owner, watchdog, machine | the watchdog ends the machine; attached: and removes the rest; detached: it is `Stopped` |
+//! | `Paused` | as in `Running` | owner, watchdog, machine | as in `Running` |
 //! | `Stopped` | folder, record, disk | none (attached: the owner, lock held) | attached: whoever looks next removes it; detached: nothing is lost |
 //!
 //! One process owns a sandbox: the one that holds its lock, which the kernel takes back when that process
@@ -32,6 +35,8 @@ pub enum State {
     Starting,
     /// Its machine runs.
     Running,
+    /// Its machine stands still, with all it has in memory.
+    Paused,
     /// It has no machine; its disk is kept.
     Stopped,
 }
@@ -45,6 +50,10 @@ pub(crate) enum Move {
     Ended,
     /// Its machine is to be started again.
     Start,
+    /// Its machine stands still.
+    Pause,
+    /// Its machine goes on.
+    Resume,
 }
 
 impl State {
@@ -52,8 +61,12 @@ impl State {
     pub(crate) fn after(self, what: Move) -> Option<Self> {
         match (self, what) {
             (Self::Creating | Self::Starting, Move::Booted) => Some(Self::Running),
-            (Self::Creating | Self::Starting | Self::Running, Move::Ended) => Some(Self::Stopped),
+            (Self::Creating | Self::Starting | Self::Running | Self::Paused, Move::Ended) => {
+                Some(Self::Stopped)
+            }
             (Self::Stopped, Move::Start) => Some(Self::Starting),
+            (Self::Running, Move::Pause) => Some(Self::Paused),
+            (Self::Paused, Move::Resume) => Some(Self::Running),
             _ => None,
         }
     }
@@ -64,6 +77,7 @@ impl State {
             Self::Creating => "creating",
             Self::Starting => "starting",
             Self::Running => "running",
+            Self::Paused => "paused",
             Self::Stopped => "stopped",
         }
     }
@@ -98,12 +112,21 @@ mod tests {
             (Running, Booted, None),
             (Running, Ended, Some(Stopped)),
             (Running, Start, None),
+            (Paused, Booted, None),
+            (Paused, Ended, Some(Stopped)),
+            (Paused, Start, None),
             (Stopped, Booted, None),
             (Stopped, Ended, None),
             (Stopped, Start, Some(Starting)),
         ];
         for (state, what, after) in table {
             assert_eq!(state.after(what), after, "{state:?} after {what:?}");
+        }
+        for state in [Creating, Starting, Running, Paused, Stopped] {
+            let paused = (state == Running).then_some(Paused);
+            assert_eq!(state.after(Pause), paused, "{state:?}");
+            let resumed = (state == Paused).then_some(Running);
+            assert_eq!(state.after(Resume), resumed, "{state:?}");
         }
     }
 }

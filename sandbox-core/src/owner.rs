@@ -4,6 +4,7 @@
 //! call hold parts of the sandbox, never the owner itself, so that dropping the last handle drops the
 //! machine: its watchdog's pipe closes, and everything goes.
 
+mod pause;
 #[cfg(unix)]
 mod rollback;
 
@@ -85,6 +86,8 @@ pub(crate) struct Running {
     pub(crate) machine: Arc<dyn Machine>,
     pub(crate) workspaces: Arc<Workspaces>,
     pub(crate) defaults: Arc<Defaults>,
+    /// While the machine stands still: the workspaces whose synchronizing goes on with it.
+    paused: Option<Arc<Vec<usize>>>,
 }
 
 /// What a command gets that names nothing else.
@@ -299,6 +302,7 @@ impl Owner {
                 snapshots: spec.snapshots && !spec.workspaces.is_empty(),
                 generation: self.generation(),
             }),
+            paused: None,
         })
     }
 
@@ -355,6 +359,13 @@ impl Owner {
         let owner = self.clone();
         to_its_end(async move {
             let mut guard = owner.owned.lock().await;
+            if let Some(owned) = guard.as_mut()
+                && owned.record.state == State::Paused
+                && let Err(error) = owner.go_on(owned).await
+            {
+                // It is ended all the same.
+                tracing::warn!(%error, "a paused sandbox did not go on");
+            }
             let ended = owner.end_machine().await;
             let Some(owned) = guard.as_mut() else {
                 return ended.map(drop);
@@ -499,12 +510,16 @@ impl Owner {
         Ok(self.record()?.spec.network)
     }
 
-    /// Returns what there is while the machine runs.
+    /// Returns what there is while the machine runs, and does not stand still.
     pub(crate) fn running(&self) -> Result<Running, Error> {
-        self.running.borrow().clone().ok_or_else(|| {
-            Error::new(ErrorKind::Disconnected, "use the sandbox")
-                .with_detail("it is not running; start it first")
-        })
+        const OPERATION: &str = "use the sandbox";
+        match self.running.borrow().clone() {
+            Some(running) if running.paused.is_none() => Ok(running),
+            Some(_) => Err(Error::new(ErrorKind::Conflict, OPERATION)
+                .with_detail("it is paused; resume it first")),
+            None => Err(Error::new(ErrorKind::Disconnected, OPERATION)
+                .with_detail("it is not running; start it first")),
+        }
     }
 
     /// Returns how often the sandbox has gone back to a snapshot in the care of this owner.

@@ -729,6 +729,34 @@ impl Sandbox {
         self.store.folder(&self.name).join("events.jsonl")
     }
 
+    /// Brings the workspaces into agreement and has the machine stand still: commands, too, go on with
+    /// [`Sandbox::resume`] and not before. It keeps its memory and takes no processor time. Meanwhile whatever asks
+    /// something of the guest is refused, with `Conflict`; describing, stopping and removing it is not, nor is
+    /// changing its network's rules. Its run time goes on. Idempotent; goes on when the future is dropped.
+    ///
+    /// # Errors
+    ///
+    /// `Disconnected` when it does not run, `Unsupported` when its backend cannot; it runs on then.
+    pub async fn pause(&self) -> Result<(), Error> {
+        match &self.link {
+            Link::Own(owner) => owner.pause().await,
+            Link::Other(_) => self.runner().await?.pause().await,
+        }
+    }
+
+    /// Has a paused sandbox go on where it stood still, with the clock set to what time it is. Idempotent; goes on
+    /// when the future is dropped.
+    ///
+    /// # Errors
+    ///
+    /// `Disconnected` when it does not run; `TimedOut` when its guest does not answer, whose clock may be wrong then.
+    pub async fn resume(&self) -> Result<(), Error> {
+        match &self.link {
+            Link::Own(owner) => owner.resume().await,
+            Link::Other(_) => self.runner().await?.resume().await,
+        }
+    }
+
     /// Brings the workspaces into agreement, powers the guest off and ends the machine; the disk is
     /// kept. Idempotent. Goes on when the future is dropped half-way, or is begun anew.
     ///

@@ -25,6 +25,9 @@ use crate::channel::{Channel, Hold, Incoming, Side, Stream};
 
 const GREET: &str = "greet the guest";
 
+/// How long a guest that stood still may take to answer.
+const WAKE_PATIENCE: Duration = Duration::from_secs(10);
+
 /// How long a channel may take to say how it ended, once a stream of it has.
 const ENDING_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -85,17 +88,7 @@ impl Agent {
             incoming: Arc::new(tokio::sync::Mutex::new(Some(incoming))),
             prepared: Arc::default(),
         };
-        let mut entropy = [0; 32];
-        getrandom::fill(&mut entropy).map_err(|error| no_randomness(GREET, &error))?;
-        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).ok();
-        let hello = Hello {
-            lowest: *VERSIONS.start(),
-            highest: *VERSIONS.end(),
-            entropy: Entropy(entropy),
-            clock: since_1970
-                .and_then(|now| Some((i64::try_from(now.as_secs()).ok()?, now.subsec_nanos()))),
-        };
-        let welcome: Welcome = match agent.ask(GREET, &Open::Hello(hello)).await {
+        let welcome: Welcome = match agent.ask(GREET, &Open::Hello(greeting()?)).await {
             Ok(welcome) => welcome,
             Err(error) => return Err(explain(error, &channel).await),
         };
@@ -104,6 +97,25 @@ impl Agent {
             return Err(Error::new(ErrorKind::Protocol, GREET).with_detail(detail));
         }
         Ok(agent)
+    }
+
+    /// Gives a guest that stood still the time, and fresh entropy. Cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// `TimedOut` when the guest does not answer within 10 s, `Disconnected` when it is gone, what it answers.
+    pub async fn wake(&self) -> Result<(), Error> {
+        const OPERATION: &str = "wake the guest";
+        let hello = Open::Hello(greeting()?);
+        match tokio::time::timeout(WAKE_PATIENCE, self.ask(OPERATION, &hello)).await {
+            Ok(welcome) => welcome.map(|_: Welcome| ()),
+            Err(_) => Err(
+                Error::new(ErrorKind::TimedOut, OPERATION).with_detail(format!(
+                    "the guest has not answered within {} s",
+                    WAKE_PATIENCE.as_secs()
+                )),
+            ),
+        }
     }
 
     /// Speaks to an agent that another process is connected to.
@@ -507,6 +519,20 @@ pub fn new_exec_id() -> Result<ExecId, Error> {
 
 fn no_randomness(operation: &'static str, error: &getrandom::Error) -> Error {
     Error::new(ErrorKind::Io, operation).with_detail(error.to_string())
+}
+
+/// Returns what the host says to a guest: what time it is, and randomness for it alone.
+fn greeting() -> Result<Hello, Error> {
+    let mut entropy = [0; 32];
+    getrandom::fill(&mut entropy).map_err(|error| no_randomness(GREET, &error))?;
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).ok();
+    Ok(Hello {
+        lowest: *VERSIONS.start(),
+        highest: *VERSIONS.end(),
+        entropy: Entropy(entropy),
+        clock: since_1970
+            .and_then(|now| Some((i64::try_from(now.as_secs()).ok()?, now.subsec_nanos()))),
+    })
 }
 
 /// Tells a peer that went away from one that is no agent: its streams read as ended in both cases.

@@ -87,10 +87,27 @@ pub trait Machine: fmt::Debug + Send + Sync + 'static {
     /// `Conflict` when `target` is there, `Exhausted` when the disk is full. The machine goes on all the same.
     async fn snapshot(&self, agent: &Agent, target: &Path) -> Result<Taken, Error> {
         let _ = (agent, target);
-        Err(
-            Error::new(ErrorKind::Unsupported, "save a machine while it runs")
-                .with_detail(format!("the backend {} cannot", self.facts().backend)),
-        )
+        Err(unsupported("save a machine while it runs", self.facts()))
+    }
+
+    /// Has the machine stand still with all it has: none of its instructions is executed until
+    /// [`Machine::resume`]. Who speaks with the guest waits meanwhile. Idempotent.
+    ///
+    /// # Errors
+    ///
+    /// `Unsupported` for a backend that cannot; `Disconnected` when the machine has ended.
+    async fn pause(&self) -> Result<(), Error> {
+        Err(unsupported("pause a machine", self.facts()))
+    }
+
+    /// Lets a paused machine go on. The guest's clocks have stood still, too: [`Agent::wake`] tells it what time it
+    /// is. Idempotent.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Machine::pause`].
+    async fn resume(&self) -> Result<(), Error> {
+        Err(unsupported("resume a machine", self.facts()))
     }
 
     /// Waits until the machine has ended and says how. Cancel safe; may be called again. The future does
@@ -104,6 +121,11 @@ pub trait Machine: fmt::Debug + Send + Sync + 'static {
     ///
     /// What could not be removed, by name.
     async fn kill(&self) -> Result<(), Error>;
+}
+
+fn unsupported(operation: &str, facts: &MachineFacts) -> Error {
+    Error::new(ErrorKind::Unsupported, operation)
+        .with_detail(format!("the backend {} cannot", facts.backend))
 }
 
 /// Convenience for every [`Hypervisor`].
@@ -272,6 +294,8 @@ pub struct Capabilities {
     pub capture: bool,
     /// Whether machines are restored from templates where that is possible ([`crate::template`]).
     pub templates: bool,
+    /// Whether machines can be paused.
+    pub pause: bool,
 }
 
 impl Capabilities {
@@ -287,6 +311,7 @@ impl Capabilities {
             control_groups: true,
             capture: true,
             templates: false,
+            pause: false,
         }
     }
 }

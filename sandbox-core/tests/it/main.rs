@@ -9,6 +9,7 @@ mod capture;
 mod commands;
 mod detached;
 mod network;
+mod pausing;
 mod place;
 mod real_work;
 mod review;

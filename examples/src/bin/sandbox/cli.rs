@@ -96,8 +96,12 @@ pub(crate) enum Verb {
     /// List sandboxes
     #[command(visible_alias = "list")]
     Ls(List),
+    /// Have sandboxes stand still, with all they have in memory
+    Pause(Names),
+    /// Have paused sandboxes go on where they stood still
+    Resume(Names),
     /// Stop sandboxes; their disks are kept, and `run` starts them again
-    Stop(Stop),
+    Stop(Names),
     /// Remove sandboxes with everything that belongs to them
     Rm(Remove),
     /// Copy files or folders into a sandbox or out of it
@@ -591,7 +595,7 @@ pub(crate) enum Template {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Stop {
+pub(crate) struct Names {
     /// The sandboxes
     #[arg(required = true, value_name = "NAME")]
     pub(crate) names: Vec<String>,

@@ -1,22 +1,44 @@
-//! `stop` and `rm`.
+//! `pause`, `resume`, `stop` and `rm`.
 
-use sandbox_core::{Dirs, Sandbox, State};
+use sandbox_core::{Dirs, Error, Sandbox, State};
 
 use crate::cli;
 use crate::failure::{FAILED, Failure};
 use crate::output;
 use crate::progress::Waiting;
 
-/// Stops sandboxes; each is tried, whatever becomes of the others.
-pub(crate) async fn stop(dirs: &Dirs, arguments: &cli::Stop) -> Result<u8, Failure> {
+/// Pauses sandboxes.
+pub(crate) async fn pause(dirs: &Dirs, names: &cli::Names) -> Result<u8, Failure> {
+    let pause = async |sandbox: Sandbox| sandbox.pause().await;
+    each(dirs, names, ("pausing the sandbox", pause)).await
+}
+
+/// Has paused sandboxes go on.
+pub(crate) async fn resume(dirs: &Dirs, names: &cli::Names) -> Result<u8, Failure> {
+    let resume = async |sandbox: Sandbox| sandbox.resume().await;
+    each(dirs, names, ("resuming the sandbox", resume)).await
+}
+
+/// Stops sandboxes.
+pub(crate) async fn stop(dirs: &Dirs, names: &cli::Names) -> Result<u8, Failure> {
+    let stop = async |sandbox: Sandbox| sandbox.stop().await;
+    each(dirs, names, ("stopping the sandbox", stop)).await
+}
+
+/// Does one thing to sandboxes; each is tried, whatever becomes of the others.
+async fn each(
+    dirs: &Dirs,
+    names: &cli::Names,
+    (doing, what): (&'static str, impl AsyncFn(Sandbox) -> Result<(), Error>),
+) -> Result<u8, Failure> {
     let mut status = 0;
-    for name in &arguments.names {
-        let stopped = async {
-            let _waiting = Waiting::on("stopping the sandbox");
+    for name in &names.names {
+        let done = async {
+            let _waiting = Waiting::on(doing);
             let sandbox = Sandbox::connect_in(dirs.clone(), name).await?;
-            sandbox.stop().await.map_err(Failure::from)
+            what(sandbox).await.map_err(Failure::from)
         };
-        status = status.max(told(name, stopped.await)?);
+        status = status.max(told(name, done.await)?);
     }
     Ok(status)
 }

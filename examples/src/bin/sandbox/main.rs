@@ -30,11 +30,11 @@ mod doctor;
 mod exec;
 mod failure;
 mod interrupt;
+mod lifecycle;
 mod list;
 mod network;
 mod output;
 mod progress;
-mod remove;
 mod review;
 mod rollback;
 mod run;
@@ -89,8 +89,10 @@ async fn dispatch(cli: Cli) -> Result<u8, Failure> {
         Verb::Create(arguments) => run::create(&dirs, arguments).await,
         Verb::Exec(arguments) => exec::exec(&dirs, arguments).await,
         Verb::Ls(arguments) => list::list(&dirs, &arguments).await,
-        Verb::Stop(arguments) => remove::stop(&dirs, &arguments).await,
-        Verb::Rm(arguments) => remove::remove(&dirs, &arguments).await,
+        Verb::Pause(names) => lifecycle::pause(&dirs, &names).await,
+        Verb::Resume(names) => lifecycle::resume(&dirs, &names).await,
+        Verb::Stop(names) => lifecycle::stop(&dirs, &names).await,
+        Verb::Rm(arguments) => lifecycle::remove(&dirs, &arguments).await,
         Verb::Cp(arguments) => copy::copy(&dirs, &arguments).await,
         Verb::Network(verb) => network::network(&dirs, verb).await,
         Verb::Diff(arguments) => review::diff(&dirs, &arguments).await,

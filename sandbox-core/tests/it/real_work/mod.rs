@@ -27,7 +27,7 @@ const HANDS: &str = include_str!("hands.py");
 const LOOK: &str = include_str!("look.py");
 
 /// How long the tools may take under emulation.
-const PATIENCE: Duration = Duration::from_secs(1200);
+const PATIENCE: Duration = Duration::from_secs(2400);
 
 /// How large everything is.
 struct Scale {
@@ -45,8 +45,8 @@ impl Scale {
         let slow = std::env::var_os("SANDBOX_SLOW").is_some();
         Self {
             commits: if slow { 800 } else { 300 },
-            topics: if slow { 12 } else { 1 },
-            steps: if slow { 1000 } else { 40 },
+            topics: if slow { 4 } else { 1 },
+            steps: if slow { 300 } else { 40 },
             c: if slow { "busybox" } else { "figlet" },
             c_work: match slow {
                 true => {

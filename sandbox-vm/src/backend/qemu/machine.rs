@@ -34,8 +34,8 @@ pub(super) const QMP_SOCKET: &str = "qmp.sock";
 /// How long QEMU may take to obey before it is killed.
 const QUIT_PATIENCE: Duration = Duration::from_millis(500);
 
-/// How long QEMU may take to read or write a machine's state: a third of a megabyte.
-const MIGRATION_PATIENCE: Duration = Duration::from_secs(10);
+/// How long QEMU may take to obey; the longest is to read or write a machine's state, a third of a megabyte.
+const ORDER_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A machine that QEMU runs.
 #[derive(Debug)]
@@ -198,7 +198,7 @@ impl QemuMachine {
 
     /// Stops the guest and writes the state of its devices.
     pub(super) async fn save(&self, state: &File) -> Result<(), Error> {
-        self.migrate("save a machine", async |qmp| qmp.save(state).await)
+        self.order("save a machine", async |qmp| qmp.save(state).await)
             .await
     }
 
@@ -208,11 +208,11 @@ impl QemuMachine {
         state
             .rewind()
             .map_err(|error| Error::io("restore a machine", error))?;
-        self.migrate("restore a machine", async |qmp| qmp.load(state).await)
+        self.order("restore a machine", async |qmp| qmp.load(state).await)
             .await
     }
 
-    async fn migrate(
+    async fn order(
         &self,
         operation: &'static str,
         work: impl AsyncFnOnce(&mut Qmp) -> io::Result<()>,
@@ -222,7 +222,7 @@ impl QemuMachine {
             .as_mut()
             .ok_or_else(|| Error::new(ErrorKind::Disconnected, operation))?;
         tokio::select! {
-            done = tokio::time::timeout(MIGRATION_PATIENCE, work(qmp)) => match done {
+            done = tokio::time::timeout(ORDER_PATIENCE, work(qmp)) => match done {
                 Ok(Ok(())) => Ok(()),
                 // A state that QEMU refuses ends it; its log says why.
                 Ok(Err(error)) => match tokio::time::timeout(QUIT_PATIENCE, self.watchdog.ended()).await {
@@ -257,6 +257,16 @@ impl Machine for QemuMachine {
 
     async fn snapshot(&self, agent: &Agent, target: &Path) -> Result<Taken, Error> {
         self.save_running(agent, target).await
+    }
+
+    async fn pause(&self) -> Result<(), Error> {
+        let stop = async |qmp: &mut Qmp| qmp.execute("stop", json!({})).await.map(drop);
+        self.order("pause a machine", stop).await
+    }
+
+    async fn resume(&self) -> Result<(), Error> {
+        let go_on = async |qmp: &mut Qmp| qmp.execute("cont", json!({})).await.map(drop);
+        self.order("resume a machine", go_on).await
     }
 
     fn wait(&self) -> BoxFuture<'static, MachineEnd> {

@@ -190,6 +190,7 @@ impl Hypervisor for Qemu {
     fn capabilities(&self) -> Capabilities {
         Capabilities {
             templates: true,
+            pause: true,
             ..Capabilities::new(Isolation::VirtualMachine)
         }
     }
