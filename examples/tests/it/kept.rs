@@ -264,6 +264,11 @@ fn it_is_stopped_and_started_again(place: &Place) {
     place.run(&["exec", NAME, "true"]).failed("resume it first");
     assert_eq!(place.run(&["resume", NAME]).exited(0).stdout(), "lab\n");
     it_is_listed(place, "running");
+    // `run` has it go on as well.
+    place.run(&["pause", NAME]).exited(0);
+    let again = ["run", "--name", NAME, "shell", "--", "true"];
+    place.run(&again).exited(0);
+    it_is_listed(place, "running");
     assert_eq!(place.run(&["stop", NAME]).exited(0).stdout(), "lab\n");
     it_is_listed(place, "stopped");
     place.run(&["exec", NAME, "true"]).failed("it does not run");

@@ -138,9 +138,16 @@ async fn come_back(
 ) -> Result<(), Failure> {
     let description = sandbox.describe().await?;
     plan.check_fits(creation, &description)?;
-    if description.state == State::Stopped {
-        let _waiting = Waiting::on("starting the sandbox");
-        interrupts.or(sandbox.start()).await??;
+    match description.state {
+        State::Stopped => {
+            let _waiting = Waiting::on("starting the sandbox");
+            interrupts.or(sandbox.start()).await??;
+        }
+        State::Paused => {
+            let _waiting = Waiting::on("resuming the sandbox");
+            interrupts.or(sandbox.resume()).await??;
+        }
+        _ => {}
     }
     Ok(())
 }
