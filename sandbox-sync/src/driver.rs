@@ -73,8 +73,8 @@ pub(crate) async fn start(
         peer,
         base: Worker::new(base),
         rules,
-        // Who never writes to the root has nothing in its staging, nor the lock.
-        settled: !options.writes_to_host(),
+        // What an earlier session received is another one's, perhaps, for who does not have the root's lock.
+        settled: !options.writes_by_itself(),
         options,
         scope: Scope::default(),
         much: false,
@@ -105,15 +105,14 @@ pub(crate) async fn start(
 
 fn open(path: &Path, options: &Options) -> Result<(Root, Base, Watch), Error> {
     let root = Root::open(path).map_err(|error| Error::io("open the workspace", error))?;
-    root.lock(options.writes_to_host())
-        .map_err(|error| match error.kind() {
+    if options.writes_by_itself() {
+        root.lock().map_err(|error| match error.kind() {
             std::io::ErrorKind::ResourceBusy => {
                 let detail = format!("another session synchronizes {}", root.path().display());
                 Error::new(ErrorKind::Conflict, "open the workspace", detail)
             }
             _ => Error::io("lock the workspace", error),
         })?;
-    if options.writes_to_host() {
         Staging::sweep(&root, options.staging.as_deref())
             .map_err(|error| Error::io("clear what an earlier session left", error))?;
     }

@@ -80,6 +80,11 @@ impl Options {
         self.mode != Mode::ReadOnly || !self.lists.output.is_empty()
     }
 
+    /// Tells whether a session writes to the host's folder without being asked each time.
+    pub(crate) fn writes_by_itself(&self) -> bool {
+        self.mode.is_two_way() || !self.lists.output.is_empty()
+    }
+
     /// Sets which way changes flow.
     #[must_use]
     pub fn with_mode(mut self, mode: Mode) -> Self {

@@ -38,7 +38,7 @@ pub(crate) struct Names {
 }
 
 /// Looks how the names of a root behave; `staging` is where its staged files wait, `None` where nothing may be
-/// written. Only for who alone writes to the root, and before anybody watches it.
+/// written.
 ///
 /// # Errors
 ///

@@ -111,34 +111,18 @@ impl Root {
         self.names.get_or_init(|| names);
     }
 
-    /// Takes the lock of this root, waiting no longer than `patience` for an earlier session to end.
-    pub(crate) fn lock_within(&self, patience: Duration) -> io::Result<()> {
-        let until = Instant::now() + patience;
-        loop {
-            match self.lock(true) {
-                Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {}
-                result => return result,
-            }
-            if Instant::now() >= until {
-                return Err(io::ErrorKind::ResourceBusy.into());
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
+    /// Takes the lock of this root, so that no second session writes to it by itself; released on drop or death.
+    ///
+    /// # Errors
+    ///
+    /// `ResourceBusy` while another session has it.
+    pub(crate) fn lock(&self) -> io::Result<()> {
+        lock(&self.folder)
     }
 
-    /// Takes the lock of this root, so that no second session writes to it; released on drop or death.
-    pub(crate) fn lock(&self, exclusive: bool) -> io::Result<()> {
-        let operation = if exclusive {
-            FlockOperation::NonBlockingLockExclusive
-        } else {
-            FlockOperation::NonBlockingLockShared
-        };
-        match rustix::fs::flock(&self.folder, operation) {
-            Err(Errno::WOULDBLOCK) => Err(io::ErrorKind::ResourceBusy.into()),
-            // Some network file systems have no locks; nobody can hold one there.
-            Err(Errno::NOLCK | Errno::NOTSUP | Errno::INVAL | Errno::NOSYS) | Ok(()) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
+    /// Takes the lock of this root, waiting no longer than `patience` for an earlier session to end.
+    pub(crate) fn lock_within(&self, patience: Duration) -> io::Result<()> {
+        within(patience, || self.lock())
     }
 
     /// Tells whether the path still leads to the folder that was opened.
@@ -208,12 +192,46 @@ fn open_beneath(root: &OwnedFd, path: &RelPath) -> io::Result<OwnedFd> {
     open_by_name(root, path)
 }
 
-/// A descriptor that a child process inherited for the moment between its fork and its exec would keep
-/// the lock; so it is let go by name.
 impl Drop for Root {
     fn drop(&mut self) {
-        if let Err(error) = rustix::fs::flock(&self.folder, FlockOperation::Unlock) {
-            tracing::debug!(%error, "cannot let go of the workspace's lock");
+        unlock(&self.folder);
+    }
+}
+
+/// Takes the lock of a folder for whoever opened it.
+///
+/// # Errors
+///
+/// `ResourceBusy` while somebody else has it.
+pub(crate) fn lock(folder: &OwnedFd) -> io::Result<()> {
+    match rustix::fs::flock(folder, FlockOperation::NonBlockingLockExclusive) {
+        Err(Errno::WOULDBLOCK) => Err(io::ErrorKind::ResourceBusy.into()),
+        // Some network file systems have no locks; nobody can hold one there.
+        Err(Errno::NOLCK | Errno::NOTSUP | Errno::INVAL | Errno::NOSYS) | Ok(()) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Lets go of a folder's lock. A descriptor that a child process inherited for the moment between its fork and its exec
+/// would keep it; so it is let go by name.
+pub(crate) fn unlock(folder: &OwnedFd) {
+    if let Err(error) = rustix::fs::flock(folder, FlockOperation::Unlock) {
+        tracing::debug!(%error, "cannot let go of a folder's lock");
+    }
+}
+
+/// Tries again what somebody else is in the way of, for as long as `patience`. Blocks.
+pub(crate) fn within<T>(
+    patience: Duration,
+    mut attempt: impl FnMut() -> io::Result<T>,
+) -> io::Result<T> {
+    let until = Instant::now() + patience;
+    loop {
+        match attempt() {
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy && Instant::now() < until => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            result => return result,
         }
     }
 }
@@ -283,13 +301,13 @@ mod tests {
     fn s55_a_second_writer_of_a_root_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let first = Root::open(folder.path()).unwrap();
-        first.lock(true).unwrap();
+        first.lock().unwrap();
         let second = Root::open(folder.path()).unwrap();
         assert_eq!(
-            second.lock(false).unwrap_err().kind(),
+            second.lock().unwrap_err().kind(),
             io::ErrorKind::ResourceBusy
         );
         drop(first);
-        second.lock(true).unwrap();
+        second.lock().unwrap();
     }
 }

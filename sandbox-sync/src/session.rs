@@ -73,13 +73,14 @@ pub struct Session {
 impl Session {
     /// Opens `root` against the guest at the other end of `stream` and brings the two into agreement.
     ///
-    /// `root` is locked against a second session that writes to it, until the session ends. Needs a Tokio
-    /// runtime with time. Dropping the future ends the session; files are old or new then, and the next
+    /// A session that writes to `root` by itself (two ways, or output paths) locks it against a second one of that
+    /// kind, until it ends. Any number of others work beside it: what they apply is to it as if a person had done it.
+    /// Needs a Tokio runtime with time. Dropping the future ends the session; files are old or new then, and the next
     /// session goes on.
     ///
     /// # Errors
     ///
-    /// `NotFound` or `PermissionDenied` for the root; `Conflict` when another session holds it or when a
+    /// `NotFound` or `PermissionDenied` for the root; `Conflict` when another session has locked it or when a
     /// safety stop asks for a decision (nothing was written then; start again with
     /// [`Options::with_resolution`]); `Protocol`, `Disconnected` or `TimedOut` for the guest; `Unsupported`
     /// on hosts that are not Unix and for a guest of another version.

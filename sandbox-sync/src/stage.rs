@@ -1,13 +1,16 @@
 //! Where new contents wait, complete and verified, until one rename puts them in place.
 //!
-//! The folder lies outside the tree where the embedder named one on the same file system, else in the root
-//! under a name that no scan looks at; it exists only while something is being applied, and after a session that
-//! ended half-way, for what it had received: that is [kept](kept) for the next one (`S53`). The name of an object
-//! that takes the place of another is made of two digests: of what it holds, and of what it is going to be
-//! swapped with (with `part-` in front while it is being written). So after a crash what matches its name is of no
-//! further use but as contents, and what does not may be the only copy of something that was swapped out before it
-//! could be verified: that is moved to `rescued-…` and left there (`S16`, `S48`). What takes nothing's place is
-//! never swapped: it is `part-…` until it is in place.
+//! Whoever opens the folder has its lock, so that of two sessions on one root (one that writes by itself, others that
+//! apply what somebody chose) each clears and keeps what is its own. It lies outside the tree where the embedder named
+//! one on the same file system, else in the root under a name that no scan looks at; it exists only while something is
+//! being applied, and after a session that ended half-way, for what it had received: that is [kept](kept) for the next
+//! one (`S53`).
+//!
+//! The name of an object that takes the place of another is made of two digests: of what it holds, and of what it is
+//! going to be swapped with (with `part-` in front while it is being written). So after a crash what matches its name
+//! is of no further use but as contents, and what does not may be the only copy of something that was swapped out
+//! before it could be verified: that is moved to `rescued-…` and left there (`S16`, `S48`). What takes nothing's place
+//! is never swapped: it is `part-…` until it is in place.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -19,7 +22,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 
-use crate::root::{DIRECTORY, Facts, Root};
+use crate::root::{DIRECTORY, Facts, Root, lock, unlock, within};
 use crate::rules::STAGING_PREFIX;
 use crate::scan::{BUFFER, names, open_file};
 use crate::tree::{Digest, Entry};
@@ -43,6 +46,9 @@ const IGNORE: (&str, &[u8]) = (".gitignore", b"*\n");
 /// So many zeros in a row are left out of a file: a multiple of the block of any file system in use.
 const HOLE: usize = 64 * 1024;
 static ZEROS: [u8; HOLE] = [0; HOLE];
+
+/// How long to wait for another session's turn to end.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Up to this many files are flushed one by one; beyond, the whole file system is at once.
 const FLUSH_EACH: usize = 8;
@@ -70,15 +76,22 @@ enum Left {
 }
 
 impl Staging {
-    /// Opens `outside` where it lies on the root's file system, else a folder in the root.
+    /// Opens `outside` where it lies on the root's file system, else a folder in the root. Waits for another session
+    /// that has it open.
+    ///
+    /// # Errors
+    ///
+    /// `ResourceBusy` where that takes too long.
     pub(crate) fn open(
         root: &Root,
         outside: Option<&Path>,
         owner: Option<Owner>,
     ) -> io::Result<Self> {
-        let (folder, in_root) = match outside.and_then(|path| open_outside(root, path).ok()) {
-            Some(folder) => (folder, None),
-            None => (open_inside(root)?, Some(root.directory(None)?)),
+        let outside = outside.map(|path| open_outside(root, path));
+        let (folder, in_root) = match outside {
+            Some(Ok(folder)) => (folder, None),
+            Some(Err(error)) if error.kind() == io::ErrorKind::ResourceBusy => return Err(error),
+            _ => (open_inside(root)?, Some(root.directory(None)?)),
         };
         let folder = Arc::new(folder);
         let staging = Self {
@@ -93,8 +106,7 @@ impl Staging {
         Ok(staging)
     }
 
-    /// Clears what an earlier session left in the root or outside, but for what is kept; only for who alone
-    /// writes to the root.
+    /// Clears what an earlier session left in the root or outside, but for what is kept.
     pub(crate) fn sweep(root: &Root, outside: Option<&Path>) -> io::Result<()> {
         Self::pass(root, outside, true)
     }
@@ -360,6 +372,7 @@ impl Drop for Staging {
                 tracing::debug!(%error, "the staging folder stays");
             }
         }
+        unlock(&self.folder);
     }
 }
 
@@ -370,6 +383,7 @@ fn in_root_name() -> String {
 fn open_outside(root: &Root, path: &Path) -> io::Result<OwnedFd> {
     std::fs::create_dir_all(path)?;
     let folder = rustix::fs::open(path, DIRECTORY, Mode::empty())?;
+    within(PATIENCE, || lock(&folder))?;
     rustix::fs::fchmod(&folder, Mode::RWXU)?;
     if Facts::new(&rustix::fs::fstat(&folder)?).device == root.device() {
         Ok(folder)
@@ -379,16 +393,25 @@ fn open_outside(root: &Root, path: &Path) -> io::Result<OwnedFd> {
 }
 
 fn open_inside(root: &Root) -> io::Result<OwnedFd> {
-    match rustix::fs::mkdirat(root.folder(), in_root_name(), Mode::RWXU) {
-        Ok(()) | Err(Errno::EXIST) => {}
-        Err(error) => return Err(error.into()),
-    }
-    Ok(rustix::fs::openat(
-        root.folder(),
-        in_root_name(),
-        DIRECTORY,
-        Mode::empty(),
-    )?)
+    within(PATIENCE, || {
+        match rustix::fs::mkdirat(root.folder(), in_root_name(), Mode::RWXU) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let opened = rustix::fs::openat(root.folder(), in_root_name(), DIRECTORY, Mode::empty());
+        let folder = match opened {
+            Err(Errno::NOENT) => return Err(io::ErrorKind::ResourceBusy.into()),
+            opened => opened?,
+        };
+        lock(&folder)?;
+        // Whoever had it before may have removed it.
+        let found = Facts::at(root.folder(), in_root_name().as_bytes())?;
+        let ours = Facts::new(&rustix::fs::fstat(&folder)?);
+        match found.is_some_and(|found| found.inode == ours.inode) {
+            true => Ok(folder),
+            false => Err(io::ErrorKind::ResourceBusy.into()),
+        }
+    })
 }
 
 fn digest_of(mut file: File) -> io::Result<Digest> {
@@ -627,4 +650,38 @@ pub(crate) fn flush_filesystem(folder: &OwnedFd) -> io::Result<()> {
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn flush_filesystem(folder: &OwnedFd) -> io::Result<()> {
     Ok(rustix::fs::fsync(folder)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn s55_a_staging_folder_is_one_sessions_at_a_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let outside = folder.path().join("outside");
+        for outside in [None, Some(outside.as_path())] {
+            let root = Root::open(folder.path()).unwrap();
+            let first = Staging::open(&root, outside, None).unwrap();
+            thread::scope(|scope| {
+                let (opened, second) = mpsc::channel();
+                let (path, beside) = (folder.path(), outside);
+                scope.spawn(move || {
+                    let root = Root::open(path).unwrap();
+                    let mut staging = Staging::open(&root, beside, None).unwrap();
+                    opened.send(()).unwrap();
+                    // Not a folder that the first one has removed meanwhile.
+                    let file = staging.file(([0; 32].into(), 0), false, None);
+                    drop(file.unwrap());
+                });
+                let early = second.recv_timeout(Duration::from_millis(100));
+                assert_eq!(early, Err(mpsc::RecvTimeoutError::Timeout));
+                drop(first);
+                second.recv().unwrap();
+            });
+        }
+    }
 }

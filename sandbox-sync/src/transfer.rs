@@ -187,13 +187,14 @@ mod tests {
     #[tokio::test]
     async fn s36_blocks_that_are_not_there_end_the_session() {
         let folder = tempfile::tempdir().unwrap();
-        let mut batch = batch(&folder);
+        let mut measured = batch(&folder);
         let count = u32::try_from(
-            batch
+            measured
                 .take_marks()
                 .map(|(_, part)| part.len())
                 .sum::<usize>(),
         );
+        drop(measured);
         let whole = Blocks {
             first: 0,
             count: count.unwrap(),
@@ -224,13 +225,11 @@ mod tests {
             piece(1, whole, b""),
         ] {
             let told = format!("{lie:?}");
-            batch = self::batch(&folder);
-            let received = receive(batch, &mut Says(Some(lie))).await;
+            let received = receive(batch(&folder), &mut Says(Some(lie))).await;
             assert!(received.is_err(), "{told}");
         }
         // What is there is taken, and refused in the end, since it is not what was promised (`S35`).
-        batch = self::batch(&folder);
-        let received = receive(batch, &mut Says(Some(piece(0, whole, b"")))).await;
+        let received = receive(batch(&folder), &mut Says(Some(piece(0, whole, b"")))).await;
         let (_, outcomes) = received.unwrap().apply().unwrap();
         assert!(outcomes[0].is_err());
     }

@@ -167,7 +167,7 @@ impl Space {
         options: &Options,
     ) -> Result<Restored, Error> {
         let root = self.open_root(root)?;
-        root.lock(true).map_err(|error| match error.kind() {
+        root.lock().map_err(|error| match error.kind() {
             io::ErrorKind::ResourceBusy => {
                 let detail = format!("a session synchronizes {}", root.path().display());
                 Error::new(ErrorKind::Conflict, "restore a snapshot", detail)

@@ -4,6 +4,7 @@
 #![allow(clippy::print_stdout, reason = "a skipped check says why")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod beside;
 mod crash;
 mod database;
 mod delta;
