@@ -21,6 +21,7 @@ use crate::progress::{Progress, Step};
 use crate::sandbox::{Link, Sandbox, launch};
 use crate::spec::{ExtraDisk, ImageSource, Limits, Spec, Tmpfs, Workspace};
 use crate::state::{Store, blocking, check_name};
+use crate::supervisor::Creation;
 use crate::upstream::{UpstreamProxy, unwritable};
 use crate::{control, helper};
 
@@ -336,10 +337,11 @@ impl SandboxBuilder {
             approvals: self.approvals,
             inspector,
             progress: self.progress,
+            supervised_by: None,
         };
         let owner = Owner::new(owned, dirs, means);
         // Dropping the owner on the way out removes what was made.
-        owner.start().await?;
+        owner.start(None).await?;
         // This process does not go when the machine does: its answers need no waiting for.
         drop(control::serve(&owner).await?);
         Ok(Sandbox {
@@ -379,7 +381,7 @@ impl SandboxBuilder {
                 )),
             );
         }
-        let remote = launch(&store, &name, Some(spec), &self.progress).await?;
+        let remote = launch(&store, &name, Some(Creation::new(spec)), &self.progress).await?;
         let link = Link::Other(Mutex::new(Some(remote)));
         Ok(Sandbox { name, store, link })
     }
@@ -520,7 +522,8 @@ fn resolve(workspace: &Workspace) -> Result<Workspace, Error> {
     Err(Error::new(ErrorKind::Invalid, operation()).with_detail(detail))
 }
 
-async fn take_name(
+/// Takes a name for a sandbox of this process.
+pub(crate) async fn take_name(
     store: &Store,
     name: &str,
     lifetime: Lifetime,

@@ -88,6 +88,9 @@ enum Call {
     Save(String),
     #[cfg(unix)]
     RollBack(String, Outside),
+    /// The names of the copies.
+    #[cfg(unix)]
+    Fork(Vec<String>),
     SyncStatus,
     PauseSync(bool),
     /// Whether what was deleted is deleted on the other side, too.
@@ -265,6 +268,8 @@ async fn obey(owner: Arc<Owner>, call: Call) -> Result<String, Error> {
         Call::Save(name) => json(&owner.save(&name).await?),
         #[cfg(unix)]
         Call::RollBack(name, outside) => json(&owner.roll_back(&name, outside).await?),
+        #[cfg(unix)]
+        Call::Fork(names) => json(&owner.fork_detached(names).await?),
         Call::SyncStatus => json(&of(owner)?.status()),
         Call::PauseSync(paused) => json(&of(owner)?.set_paused(paused).await?),
         Call::ResumeSync(propagates) => json(&of(owner)?.resume(resolution(propagates)).await?),
@@ -435,6 +440,11 @@ impl Remote {
     #[cfg(unix)]
     pub(crate) async fn save(&self, name: &str) -> Result<SandboxSnapshot, Error> {
         self.call(Call::Save(name.to_owned())).await
+    }
+
+    #[cfg(unix)]
+    pub(crate) async fn fork(&self, names: Vec<String>) -> Result<(), Error> {
+        self.call(Call::Fork(names)).await
     }
 
     #[cfg(unix)]

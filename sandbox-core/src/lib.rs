@@ -33,7 +33,7 @@
 //! # What it is not
 //!
 //! Emulation is no wall by QEMU's own word: where the processor cannot run guests, machines are emulated,
-//! and say so ([`Description::machine`]). Forks, other walls than QEMU and models inside are
+//! and say so ([`Description::machine`]). Other walls than QEMU and models inside are
 //! still to come.
 
 #![cfg_attr(

@@ -4,6 +4,8 @@
 //! call hold parts of the sandbox, never the owner itself, so that dropping the last handle drops the
 //! machine: its watchdog's pipe closes, and everything goes.
 
+#[cfg(unix)]
+pub(crate) mod fork;
 mod pause;
 #[cfg(unix)]
 mod rollback;
@@ -11,7 +13,7 @@ mod rollback;
 #[cfg(unix)]
 pub use rollback::Outside;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
@@ -42,6 +44,8 @@ use crate::lifecycle::{Lifetime, Move, State};
 use crate::network;
 use crate::progress::{Progress, Step};
 #[cfg(unix)]
+use crate::saved;
+#[cfg(unix)]
 use crate::snapshots::Snapshots;
 use crate::spec::Spec;
 use crate::state::{Owned, Record, blocking};
@@ -62,6 +66,11 @@ pub(crate) struct Owner {
     hypervisor: Arc<dyn Hypervisor>,
     dirs: Dirs,
     progress: Progress,
+    resolver: Option<Arc<dyn Resolver>>,
+    approvals: Option<Approvals>,
+    upstream: Option<UpstreamProxy>,
+    /// The program that this process is the supervisor of the sandbox by, if it is.
+    supervised_by: Option<PathBuf>,
     pub(crate) proxy: Proxy,
     /// Who looks into TLS and holds the secrets; its authority lives as long as this value.
     inspector: Option<Inspector>,
@@ -117,6 +126,8 @@ pub(crate) struct Means {
     /// The proxy that this host goes through, if it does.
     pub(crate) upstream: Option<UpstreamProxy>,
     pub(crate) progress: Progress,
+    /// The program that this process is the supervisor of the sandbox by, if it is.
+    pub(crate) supervised_by: Option<PathBuf>,
 }
 
 fn no_secret(name: &str) -> Error {
@@ -135,13 +146,14 @@ impl Owner {
             above,
             upstream,
             progress,
+            supervised_by,
         } = means;
         let record = &owned.record;
         let log = (record.name.as_str(), owned.folder.join("events.jsonl"));
         let policy = above.policy(&record.spec.network);
         let proxy = network::proxy(
-            (policy, approvals),
-            (resolver, inspector.as_ref(), upstream),
+            (policy, approvals.clone()),
+            (resolver.clone(), inspector.as_ref(), upstream.clone()),
             log,
         );
         let (proxy, logging) = proxy;
@@ -150,6 +162,10 @@ impl Owner {
             hypervisor,
             dirs,
             progress,
+            resolver,
+            approvals,
+            upstream,
+            supervised_by,
             proxy,
             inspector,
             above: Mutex::new(above),
@@ -162,10 +178,11 @@ impl Owner {
         })
     }
 
-    /// Starts the machine and opens the workspaces. On failure nothing runs, and the disk is as it was.
+    /// Starts the machine and opens the workspaces, from what was saved in a folder if one is given. On failure nothing
+    /// runs, and the disk is as it was.
     ///
     /// Dropping the future ends what was started, without waiting.
-    pub(crate) async fn start(self: &Arc<Self>) -> Result<(), Error> {
+    pub(crate) async fn start(self: &Arc<Self>, from: Option<&Path>) -> Result<(), Error> {
         let mut guard = self.owned.lock().await;
         let owned = guard.as_mut().ok_or_else(removed)?;
         if owned.record.state != State::Creating {
@@ -174,7 +191,7 @@ impl Owner {
             })?;
             self.enter(owned, next)?;
         }
-        let started = match self.boot(owned).await {
+        let started = match self.boot(owned, from).await {
             Ok(running) => {
                 let next = owned.record.state.after(Move::Booted);
                 self.enter(owned, next.unwrap_or(State::Running))
@@ -216,18 +233,27 @@ impl Owner {
         seen.clone().ok_or_else(removed)
     }
 
-    async fn boot(&self, owned: &Owned) -> Result<Running, Error> {
+    async fn boot(&self, owned: &Owned, from: Option<&Path>) -> Result<Running, Error> {
         self.read_layers(owned).await?;
         let spec = &owned.record.spec;
         let image = self.image(spec).await?;
         let disk = owned.disk();
         let fresh = spec.read_only_root || !disk.exists();
         history::begin(&owned.folder, fresh)?;
-        if !spec.read_only_root && fresh {
-            let bytes = u64::from(spec.limits.disk_mib) << 20;
-            disk::create(&self.dirs.cache, bytes, &disk).await?;
+        match from {
+            // It comes with its disk.
+            Some(from) => history::copy(from, &owned.folder)?,
+            None if !spec.read_only_root && fresh => {
+                let bytes = u64::from(spec.limits.disk_mib) << 20;
+                disk::create(&self.dirs.cache, bytes, &disk).await?;
+            }
+            None => {}
         }
-        let machine = self.machine(owned, &image, disk);
+        let mut machine = self.machine(owned, &image, disk);
+        #[cfg(unix)]
+        {
+            machine.snapshot = from.map(saved::machine);
+        }
         let (machine, agent) = self.hypervisor.boot(&machine, spec.boot_patience).await?;
         match self.furnish(owned, &image, machine.clone(), agent).await {
             Ok(running) => Ok(running),

@@ -20,22 +20,22 @@ use crate::command::Command;
 use crate::control::Remote;
 use crate::copy;
 use crate::description::Description;
+use crate::helper;
 use crate::host::default_dirs;
 use crate::lifecycle::{Lifetime, State};
 #[cfg(unix)]
 use crate::owner::Outside;
-use crate::owner::{Defaults, Owner, to_its_end};
+use crate::owner::{Defaults, Owner, fork, to_its_end};
 use crate::progress::Progress;
 #[cfg(unix)]
 use crate::saved::{SandboxSnapshot, Saved, workspaces_name};
 #[cfg(unix)]
 use crate::snapshots::{HurtSnapshot, RestoreReport, Snapshots, WorkspaceSnapshot};
-use crate::spec::Spec;
 #[cfg(unix)]
 use crate::spec::Workspace;
-use crate::state::{Record, Store, blocking};
+use crate::state::{Record, Store, blocking, check_name};
+use crate::supervisor::{self, Creation};
 use crate::workspace::{Changes, Decision, ReviewReport, SyncReport, SyncStatus};
-use crate::{helper, supervisor};
 
 /// The longest file that [`Sandbox::read`] takes into memory, in bytes.
 pub const MAX_READ: u64 = 1 << 30;
@@ -476,6 +476,68 @@ impl Sandbox {
         }
     }
 
+    /// Makes copies of the running sandbox, which are called as it is with a number: see
+    /// [`fork_named`](Self::fork_named).
+    ///
+    /// # Errors
+    ///
+    /// Those of [`fork_named`](Self::fork_named).
+    #[cfg(unix)]
+    pub async fn fork(&self, count: usize) -> Result<Vec<Self>, Error> {
+        let names = fork::free_names(&self.store, &self.name, count).await?;
+        self.fork_named(names).await
+    }
+
+    /// Makes copies of the running sandbox: sandboxes of these names, in whose guests all processes go on where
+    /// they are now, each with memory and a disk of its own. This one stands still for as long as for a
+    /// [snapshot](Self::snapshot).
+    ///
+    /// Nothing that makes a machine what it is is shared: a copy has another host name, other randomness, identities of
+    /// machine and boot, placeholders and authority. Programs that have read these before know the old ones; what
+    /// a program drew from the system's randomness before and keeps, it has in all copies. Commands that run are not
+    /// attached to anybody in a copy. The egress policy is what it is now, and each goes its own way from there.
+    ///
+    /// A copy's workspaces have the same folders outside. What was two-way waits for [review](Self::changes) in a
+    /// copy, output paths too, and comes out where somebody [applies](Self::apply) it.
+    ///
+    /// Copies live as long as their origin was to: as long as their handles, or until they are removed. All of them are
+    /// made or none. Those of a detached sandbox are made to the end when the future is dropped.
+    ///
+    /// # Errors
+    ///
+    /// `Conflict` where a name is taken, where the sandbox is paused, and where it goes with a handle that is not this
+    /// one; `Disconnected` where it does not run; `Unsupported` where its machine cannot be saved while it runs.
+    #[cfg(unix)]
+    pub async fn fork_named(
+        &self,
+        names: impl IntoIterator<Item = impl Into<String>>,
+    ) -> Result<Vec<Self>, Error> {
+        let names: Vec<String> = names.into_iter().map(Into::into).collect();
+        names.iter().try_for_each(|name| check_name(name))?;
+        if names.is_empty() {
+            return Ok(Vec::new());
+        }
+        match &self.link {
+            Link::Own(owner) => {
+                let copies = owner.fork(names.clone()).await?;
+                let handles = names.into_iter().zip(copies).map(|(name, owner)| Self {
+                    name,
+                    store: self.store.clone(),
+                    link: Link::Own(owner),
+                });
+                Ok(handles.collect())
+            }
+            Link::Other(_) => {
+                self.runner().await?.fork(names.clone()).await?;
+                let mut handles = Vec::new();
+                for name in names {
+                    handles.push(Self::connect_in(self.store.dirs.clone(), name).await?);
+                }
+                Ok(handles)
+            }
+        }
+    }
+
     /// Removes a snapshot of the whole sandbox, and that of its workspaces.
     ///
     /// # Errors
@@ -790,7 +852,7 @@ impl Sandbox {
         match &self.link {
             Link::Own(owner) => {
                 let owner = owner.clone();
-                to_its_end(async move { owner.start().await }).await
+                to_its_end(async move { owner.start(None).await }).await
             }
             Link::Other(link) => {
                 if let (record, Some(remote)) = self.remote().await? {
@@ -926,7 +988,7 @@ async fn reach(store: &Store, name: &str) -> Result<(Record, Option<Remote>), Er
 pub(crate) async fn launch(
     store: &Store,
     name: &str,
-    create: Option<Spec>,
+    create: Option<Creation>,
     progress: &Progress,
 ) -> Result<Remote, Error> {
     let helper = helper::path(&store.dirs.cache)?;

@@ -62,8 +62,12 @@ pub(crate) struct Saved {
 pub(crate) struct Making {
     saved: Saved,
     name: String,
-    partial: PathBuf,
+    partial: Passing,
 }
+
+/// A folder for what is saved and has no name: it goes when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Passing(PathBuf);
 
 /// Returns what the snapshot of the workspaces is called that belongs to one of the sandbox.
 pub(crate) fn workspaces_name(name: &str) -> String {
@@ -81,13 +85,22 @@ impl Saved {
     /// Begins a snapshot, of which there must be none of that name.
     pub(crate) fn begin(&self, name: &str) -> Result<Making, Error> {
         check_name(name)?;
-        let failed = |error| Error::io(format!("begin the snapshot {name}"), error);
         if self.folder.join(name).symlink_metadata().is_ok() {
             return Err(
                 Error::new(ErrorKind::Conflict, format!("take the snapshot {name}"))
                     .with_detail("there is one of that name; remove it or choose another name"),
             );
         }
+        Ok(Making {
+            saved: self.clone(),
+            name: name.to_owned(),
+            partial: self.begin_passing()?,
+        })
+    }
+
+    /// Begins what is to have no name. There is one at a time: what is there was left by a process that died.
+    pub(crate) fn begin_passing(&self) -> Result<Passing, Error> {
+        let failed = |error| Error::io("begin a snapshot", error);
         let partial = self.folder.join(PARTIAL);
         match fs::remove_dir_all(&partial) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
@@ -97,11 +110,7 @@ impl Saved {
                 .create(&partial)
                 .map_err(failed)?,
         }
-        Ok(Making {
-            saved: self.clone(),
-            name: name.to_owned(),
-            partial,
-        })
+        Ok(Passing(partial))
     }
 
     /// Lists what there is, the oldest first. What cannot be read is passed over with a warning.
@@ -179,14 +188,15 @@ impl Saved {
 impl Making {
     /// Returns where the machine is to be saved.
     pub(crate) fn machine(&self) -> PathBuf {
-        machine(&self.partial)
+        self.partial.machine()
     }
 
     /// Makes it a snapshot: with what the workspaces of the sandbox in `folder` have agreed on. Blocks until it is
     /// on the disk.
     pub(crate) fn finish(self, folder: &Path, stopped_ms: u64) -> Result<SandboxSnapshot, Error> {
         let failed = |error| Error::io(format!("keep the snapshot {}", self.name), error);
-        history::copy(folder, &self.partial)?;
+        let partial = self.partial.folder();
+        history::copy(folder, partial)?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let description = Description {
             version: VERSION,
@@ -194,19 +204,30 @@ impl Making {
             stopped_ms,
         };
         let text = serde_json::to_vec_pretty(&description).map_err(|error| failed(error.into()))?;
-        durable::write(&self.partial.join(DESCRIPTION), &text).map_err(failed)?;
+        durable::write(&partial.join(DESCRIPTION), &text).map_err(failed)?;
         let target = self.saved.folder.join(&self.name);
-        fs::rename(&self.partial, &target)
+        fs::rename(partial, &target)
             .and_then(|()| durable::sync_parent(&target))
             .map_err(failed)?;
         self.saved.describe(&self.name)
     }
 }
 
-impl Drop for Making {
+impl Passing {
+    pub(crate) fn folder(&self) -> &Path {
+        &self.0
+    }
+
+    /// Returns where the machine is to be saved.
+    pub(crate) fn machine(&self) -> PathBuf {
+        machine(&self.0)
+    }
+}
+
+impl Drop for Passing {
     fn drop(&mut self) {
-        // Gone already, when it was finished.
-        drop(fs::remove_dir_all(&self.partial));
+        // Gone already, when it became a snapshot.
+        drop(fs::remove_dir_all(&self.0));
     }
 }
 
@@ -265,7 +286,7 @@ mod tests {
         let sandbox = tempfile::tempdir().unwrap();
         let saved = Saved::of(sandbox.path());
         let making = saved.begin("half").unwrap();
-        fs::write(making.partial.join("memory"), "half").unwrap();
+        fs::write(making.partial.folder().join("memory"), "half").unwrap();
         // A crash: nobody removes it.
         std::mem::forget(making);
         assert!(saved.list().unwrap().is_empty());

@@ -42,9 +42,42 @@ struct Job {
     dirs: Dirs,
     name: String,
     /// What to create; without, the sandbox is there and is started.
-    create: Option<Spec>,
+    create: Option<Creation>,
     /// The supervisor's own program: it carries no copy of itself.
     helper: PathBuf,
+}
+
+/// What a sandbox is created from.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Creation {
+    pub(crate) spec: Spec,
+    /// Without, its machine starts from its image.
+    pub(crate) origin: Option<Origin>,
+}
+
+/// What a copy comes from, for the process that is to own it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Origin {
+    /// What was saved, which is there until the copy runs.
+    pub(crate) folder: PathBuf,
+    /// The secrets that were revoked.
+    pub(crate) revoked: Vec<String>,
+}
+
+impl Origin {
+    /// Has a copy's secrets be revoked that its origin's are.
+    fn revoke(&self, inspector: Option<&Inspector>) {
+        let credentials = inspector.and_then(Inspector::credentials);
+        for name in &self.revoked {
+            credentials.map(|credentials| credentials.revoke(name));
+        }
+    }
+}
+
+impl Creation {
+    pub(crate) fn new(spec: Spec) -> Self {
+        Self { spec, origin: None }
+    }
 }
 
 /// What a supervisor says, a line each: how far it has come, and once, as the last, how it ended.
@@ -75,7 +108,7 @@ impl Word {
 pub(crate) async fn launch(
     helper: &Path,
     dirs: &Dirs,
-    (name, create): (&str, Option<Spec>),
+    (name, create): (&str, Option<Creation>),
     progress: &Progress,
 ) -> Result<(), Error> {
     let io = |error| Error::io(OPERATION, error);
@@ -216,7 +249,11 @@ async fn start(job: &Job, progress: Progress) -> Result<(Arc<Owner>, Answers), E
     let part = progress.part(Step::Machine);
     let hypervisor = default_hypervisor(&job.dirs, job.helper.clone(), part)?;
     let store = Store::new(job.dirs.clone());
-    let (name, create) = (job.name.clone(), job.create.clone());
+    let name = job.name.clone();
+    let (create, origin) = match job.create.clone() {
+        Some(Creation { spec, origin }) => (Some(spec), origin),
+        None => (None, None),
+    };
     let created = create.is_some();
     let owned = blocking(move || match create {
         Some(spec) => store.create(&name, Lifetime::Detached, spec),
@@ -232,6 +269,9 @@ async fn start(job: &Job, progress: Progress) -> Result<(Arc<Owner>, Answers), E
         }
         Err(error) => return Err(error),
     };
+    if let Some(origin) = &origin {
+        origin.revoke(inspector.as_ref());
+    }
     let means = Means {
         hypervisor,
         resolver: None,
@@ -240,11 +280,13 @@ async fn start(job: &Job, progress: Progress) -> Result<(Arc<Owner>, Answers), E
         above,
         upstream,
         progress,
+        supervised_by: Some(job.helper.clone()),
     };
     let owner = Owner::new(owned, job.dirs.clone(), means);
     // Until it runs, what was created goes with the owner.
     owner.set_fleeting(created);
-    owner.start().await?;
+    let from = origin.as_ref().map(|origin| origin.folder.as_path());
+    owner.start(from).await?;
     let answers = control::serve(&owner).await?;
     owner.set_fleeting(false);
     Ok((owner, answers))

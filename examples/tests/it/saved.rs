@@ -1,6 +1,7 @@
-//! `sync snapshot` and `template`: workspaces and machines that are kept, on one sandbox.
+//! `sync snapshot`, `snapshot`, `fork` and `template`: workspaces and machines that are kept, on one sandbox.
 
 use std::fs;
+use std::path::Path;
 
 use crate::support::{Place, note_microvm, write};
 
@@ -74,6 +75,7 @@ fn what_was_kept_comes_back_and_goes_when_it_is_told_to() {
         .run(&["sync", "snapshot", "restore", NAME, "first"])
         .failed("first");
     a_sandbox_goes_back(&place);
+    copies_are_made_and_one_is_taken(&place, &project);
     place.run(&["rm", "-f", NAME]).exited(0);
     place.assert_clean();
 }
@@ -100,6 +102,29 @@ fn a_sandbox_goes_back(place: &Place) {
     place.run(&["snapshot", "rm", NAME, "whole"]).exited(0);
     let listed = place.run(&["snapshot", "ls", NAME]).exited(0);
     assert_eq!(listed.stdout(), "");
+}
+
+fn copies_are_made_and_one_is_taken(place: &Place, project: &Path) {
+    let copies = place.run(&["fork", "-n", "2", NAME]).exited(0).stdout();
+    assert_eq!(copies, "lab-1\nlab-2\n");
+    place.run(&["fork", NAME, "lab-1"]).failed("lab-1");
+    place.run(&["fork", "-n", "2", NAME, "lab-3"]).exited(125);
+    place.run(&["fork", "nothing"]).failed("nothing");
+    for copy in ["lab-1", "lab-2"] {
+        note_microvm("what_was_kept_comes_back_and_goes_when_it_is_told_to");
+        let work = format!("cat ~/mark; echo {copy} >chosen");
+        let said = place.run(&["exec", copy, "sh", "-ec", &work]).exited(0);
+        assert_eq!(said.stdout(), "then\n");
+    }
+    assert!(!project.join("chosen").exists());
+    let diff = place.run(&["diff", "lab-2"]).exited(0).stdout();
+    assert!(diff.contains("+lab-2\n"), "{diff}");
+    place.run(&["apply", "lab-2"]).exited(0);
+    let chosen = fs::read_to_string(project.join("chosen"));
+    assert_eq!(chosen.unwrap(), "lab-2\n");
+    place.run(&["rm", "-f", "lab-1", "lab-2"]).exited(0);
+    let inside = place.run(&["exec", NAME, "cat", "chosen"]).exited(0);
+    assert_eq!(inside.stdout(), "lab-2\n");
 }
 
 /// Returns the name of this test's template.

@@ -26,3 +26,6 @@ pub mod running_snapshots {}
 
 #[doc = include_str!("0009-clones.md")]
 pub mod clones {}
+
+#[doc = include_str!("0010-forks.md")]
+pub mod forks {}

@@ -28,6 +28,7 @@ use crate::history;
 use crate::lifecycle::{Move, State};
 use crate::saved::{self, SandboxSnapshot, Saved, workspaces_name};
 use crate::snapshots::Snapshots;
+use crate::spec::Spec;
 use crate::state::{Owned, blocking};
 
 /// What becomes of the workspaces' folders outside when a sandbox goes back to a snapshot.
@@ -50,22 +51,10 @@ impl Owner {
         to_its_end(async move {
             let guard = owner.owned.lock().await;
             let owned = guard.as_ref().ok_or_else(removed)?;
-            if owned.record.spec.disks.iter().any(|disk| !disk.read_only) {
-                return Err(
-                    Error::new(ErrorKind::Unsupported, "take a snapshot").with_detail(
-                        "a disk image of the host that the sandbox writes to is in no snapshot",
-                    ),
-                );
-            }
+            refuse_shared_disks(&owned.record.spec, "take a snapshot")?;
             let running = owner.running()?;
             let making = Saved::of(&owned.folder).begin(&name)?;
-            if let Err(error) = running.workspaces.flush().await {
-                tracing::warn!(%error, "a snapshot is taken of workspaces that do not agree");
-            }
-            let resting = running.workspaces.rest().await?;
-            let saved = save_at_rest(owned, &running, making, &name).await;
-            running.workspaces.go_on(&resting).await;
-            saved
+            at_rest(&running, save_at_rest(owned, &running, making, &name)).await
         })
         .await
     }
@@ -159,6 +148,29 @@ impl Owner {
         }
         history::replace(&owned.folder, folder)
     }
+}
+
+/// Refuses a disk image of the host that would be written to twice over.
+pub(super) fn refuse_shared_disks(spec: &Spec, operation: &str) -> Result<(), Error> {
+    match spec.disks.iter().all(|disk| disk.read_only) {
+        true => Ok(()),
+        false => Err(Error::new(ErrorKind::Unsupported, operation)
+            .with_detail("a disk image of the host that the sandbox writes to is in no snapshot")),
+    }
+}
+
+/// Does the work between two cycles of the workspaces.
+pub(super) async fn at_rest<T>(
+    running: &Running,
+    work: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
+    if let Err(error) = running.workspaces.flush().await {
+        tracing::warn!(%error, "a machine is saved whose workspaces do not agree");
+    }
+    let resting = running.workspaces.rest().await?;
+    let done = work.await;
+    running.workspaces.go_on(&resting).await;
+    done
 }
 
 async fn save_at_rest(

@@ -8,6 +8,7 @@ mod builds;
 mod capture;
 mod commands;
 mod detached;
+mod forks;
 mod network;
 mod pausing;
 mod place;

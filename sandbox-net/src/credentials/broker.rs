@@ -66,6 +66,7 @@ impl Credentials {
             )?;
             entries.push(Entry {
                 placeholder: Placeholder::new(&credential.prefix)?,
+                prefix: credential.prefix,
                 name: credential.name,
                 secret: Some(secret),
                 source: credential.source,
@@ -74,13 +75,39 @@ impl Credentials {
                 scrub: credential.scrub,
             });
         }
+        Ok(Self::of(entries, false))
+    }
+
+    fn of(entries: Vec<Entry>, tolerant: bool) -> Self {
         let needles = Needles::new(entries.iter().map(|entry| &entry.placeholder));
         let table = Table {
             entries,
             needles: Arc::new(needles),
-            tolerant: false,
+            tolerant,
         };
-        Ok(Self(Arc::new(RwLock::new(Arc::new(table)))))
+        Self(Arc::new(RwLock::new(Arc::new(table))))
+    }
+
+    /// Returns a broker for a copy of the sandbox: the values of this moment behind placeholders of its own. What was
+    /// replaced is so there, too, and what was revoked stays revoked. From then on neither changes the other.
+    ///
+    /// # Errors
+    ///
+    /// `Io` when the host has no randomness.
+    pub fn fork(&self) -> Result<Self, Error> {
+        let table = self.table();
+        let mut entries = table.entries.clone();
+        for entry in &mut entries {
+            entry.placeholder = Placeholder::new(&entry.prefix)?;
+        }
+        Ok(Self::of(entries, table.tolerant))
+    }
+
+    /// Lists the names of those whose value was revoked.
+    pub fn revoked(&self) -> Vec<String> {
+        let table = self.table();
+        let revoked = table.entries.iter().filter(|entry| entry.secret.is_none());
+        revoked.map(|entry| entry.name.clone()).collect()
     }
 
     /// Lets bodies pass that hold a placeholder which is not bound to their host, with an alert.
@@ -255,6 +282,8 @@ pub(crate) struct Table {
 pub(super) struct Entry {
     pub(super) name: String,
     pub(super) placeholder: Placeholder,
+    /// What the placeholder begins with.
+    prefix: String,
     /// `None` once it was revoked.
     pub(super) secret: Option<Secret>,
     source: Source,
@@ -296,5 +325,52 @@ impl Table {
     /// Tells whether there is nothing to look for.
     pub(crate) fn is_empty(&self) -> bool {
         self.entries.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::credentials::scan::{Found, Scanner};
+
+    #[tokio::test]
+    async fn r16_a_copy_has_the_values_of_the_moment_and_other_placeholders() {
+        let one = |name: &str| {
+            let value = Source::Value(Secret::new(format!("the value of {name}")).unwrap());
+            Credential::new(name, value).variable(name).prefix("sk-")
+        };
+        let origin = ["kept", "replaced", "revoked"].map(one);
+        let origin = Credentials::load(origin)
+            .await
+            .unwrap()
+            .report_bodies_only();
+        origin
+            .replace("replaced", Secret::new("another").unwrap())
+            .unwrap();
+        assert!(origin.revoke("revoked"));
+        let copy = origin.fork().unwrap();
+        assert_eq!(
+            (copy.names(), copy.revoked()),
+            (origin.names(), vec!["revoked".into()])
+        );
+        for (entry, ours) in copy.table().entries.iter().zip(&origin.table().entries) {
+            assert_ne!(entry.placeholder.as_str(), ours.placeholder.as_str());
+            assert!(entry.placeholder.as_str().starts_with("sk-"));
+            let values = [entry, ours].map(|entry| entry.secret.as_ref().map(Secret::expose));
+            assert_eq!(values[0], values[1]);
+        }
+        assert!(copy.table().tolerant);
+        // What is sent by a copy is looked for by its own placeholders.
+        let found = |broker: &Credentials, text: &str| {
+            let mut known = false;
+            Scanner::new(broker.table().needles.clone()).push(text.as_bytes(), |found| {
+                known |= matches!(found, Found::Entry { .. });
+            });
+            known
+        };
+        let placeholder = copy.placeholder("kept").unwrap();
+        assert!(found(&copy, placeholder.as_str()) && !found(&origin, placeholder.as_str()));
+        assert!(origin.revoke("kept"));
+        assert_eq!(copy.revoked(), ["revoked"]);
     }
 }

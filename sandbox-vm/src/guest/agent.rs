@@ -14,7 +14,7 @@ use super::arrival;
 use super::group::Groups;
 use super::process::Reaper;
 use super::services::{Services, Session};
-use super::{exec, files, setup};
+use super::{exec, files, identity, setup};
 use crate::channel::protocol::{
     ExecId, Failure, FailureKind, Hello, MAX_MESSAGE, MAX_OPEN, Open, Prepared, Reply, Setup,
     Stdio, VERSIONS, Welcome, agree,
@@ -52,8 +52,8 @@ pub(crate) struct Shared {
     pub(crate) session: Session,
     waiting: Mutex<HashMap<(ExecId, Stdio), Meeting>>,
     settings: Mutex<Arc<setup::Settings>>,
-    /// What came of the setup, once it is done.
-    prepared: tokio::sync::Mutex<Option<Prepared>>,
+    /// What came of the setup, once it is done, and the name that the machine has.
+    prepared: tokio::sync::Mutex<Option<(Prepared, String)>>,
 }
 
 /// A stream that waits for its command, or a command that waits for its stream.
@@ -136,18 +136,25 @@ impl Shared {
     }
 
     /// Prepares the place, once: a machine that was saved after that is what it is, and its next host is told
-    /// what the first one was. What commands get from then on is the new host's.
+    /// what the first one was. What commands get from then on is the new host's, and so is the name.
     async fn prepare(self: &Arc<Self>, wanted: Setup) -> Reply<Prepared> {
         let mut prepared = self.prepared.lock().await;
-        if let Some(prepared) = &*prepared {
+        if let Some((prepared, name)) = &mut *prepared {
+            let another = !wanted.hostname.is_empty() && *name != wanted.hostname;
+            if another && self.role == Role::FirstProcess {
+                identity::rename(name, &wanted.hostname)
+                    .map_err(|error| Failure::io("identity of a copy", &error))?;
+                *name = wanted.hostname;
+            }
             self.replace_settings(setup::Settings {
                 env: wanted.env,
                 limits: wanted.limits,
             });
             return Ok(prepared.clone());
         }
+        let name = wanted.hostname.clone();
         let done = setup::apply(self, wanted).await?;
-        Ok(prepared.insert(done).clone())
+        Ok(prepared.insert((done, name)).0.clone())
     }
 
     fn welcome(&self, hello: &Hello) -> Reply<Welcome> {

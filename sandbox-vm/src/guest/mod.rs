@@ -25,6 +25,7 @@ mod descriptor;
 mod exec;
 mod files;
 mod group;
+mod identity;
 pub mod init;
 mod netlink;
 mod network;

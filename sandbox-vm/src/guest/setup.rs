@@ -11,6 +11,7 @@ use tokio::net::TcpListener;
 use super::agent::{Role, Shared};
 use super::arrival;
 use super::group;
+use super::identity;
 use super::network::{self, Making};
 use super::services::{Captured, HostStreams};
 use crate::channel::protocol::{
@@ -117,9 +118,7 @@ fn prepare_place(wanted: &Setup) -> Reply<()> {
         mount_wanted(mount)?;
     }
     if !wanted.hostname.is_empty() {
-        rustix::system::sethostname(wanted.hostname.as_bytes())
-            .map_err(|error| Failure::io("host name", &error.into()))?;
-        name_machine(&wanted.hostname);
+        identity::name(&wanted.hostname).map_err(|error| Failure::io("host name", &error))?;
     }
     network::loopback_up().map_err(|error| Failure::io("loopback interface", &error))?;
     group::prepare(&wanted.limits).map_err(|error| Failure::io("control groups", &error))?;
@@ -253,21 +252,4 @@ fn mount_at(
     }
     mount(source.as_str(), target, fs_type, flags, options)
         .map_err(|error| Failure::io(format!("mount of {source} at {target}"), &error.into()))
-}
-
-/// Makes the name resolve, and gives the machine an identity of its own. A root that cannot be written
-/// keeps what its image says.
-fn name_machine(name: &str) {
-    let hosts = format!(
-        "127.0.0.1\tlocalhost\n127.0.1.1\t{name}\n::1\tlocalhost ip6-localhost ip6-loopback\n"
-    );
-    drop(fs::write("/etc/hostname", format!("{name}\n")));
-    drop(fs::write("/etc/hosts", hosts));
-    let mut random = [0u8; 16];
-    if rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty()) == Ok(16) {
-        drop(fs::write(
-            "/etc/machine-id",
-            format!("{:032x}\n", u128::from_ne_bytes(random)),
-        ));
-    }
 }

@@ -64,6 +64,15 @@ Examples:
   sandbox template prune --max-size 1g --unused 7d
   sandbox template rm 3f9a        by the beginning of its name; sandboxes that run go on";
 
+const FORK_EXAMPLES: &str = "\
+What a copy does in its workspaces waits for review, there and not in the sandbox that it is of.
+
+Examples:
+  sandbox fork -n 3 lab                    lab-1, lab-2 and lab-3 go on where lab is
+  sandbox fork lab careful bold            the same, with names
+  sandbox diff bold && sandbox apply bold  look at what one of them did, and take it
+  sandbox rm -f careful bold               remove them";
+
 const SNAPSHOT_EXAMPLES: &str = "\
 Examples:
   sandbox snapshot create lab before-upgrade
@@ -127,6 +136,9 @@ pub(crate) enum Verb {
     /// Take a sandbox back to a snapshot: processes, files and memory inside as they were
     #[command(after_help = SNAPSHOT_EXAMPLES)]
     Restore(Restore),
+    /// Make copies of a running sandbox, in which everything goes on from where it is
+    #[command(after_help = FORK_EXAMPLES)]
+    Fork(Fork),
     /// List and remove templates, the saved machines that new sandboxes are restored from
     #[command(subcommand, after_help = TEMPLATE_EXAMPLES)]
     Template(Template),
@@ -599,6 +611,20 @@ pub(crate) struct Names {
     /// The sandboxes
     #[arg(required = true, value_name = "NAME")]
     pub(crate) names: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Fork {
+    /// How many copies
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 1,
+          value_parser = clap::value_parser!(u16).range(1..=64), conflicts_with = "copies")]
+    pub(crate) count: u16,
+    /// The sandbox
+    #[arg(value_name = "NAME")]
+    pub(crate) name: String,
+    /// What the copies are to be called; the sandbox's name with a number without
+    #[arg(value_name = "COPY")]
+    pub(crate) copies: Vec<String>,
 }
 
 #[derive(Debug, Args)]

@@ -1,4 +1,4 @@
-//! `pause`, `resume`, `stop` and `rm`.
+//! `pause`, `resume`, `stop`, `rm` and `fork`.
 
 use sandbox_core::{Dirs, Error, Sandbox, State};
 
@@ -41,6 +41,20 @@ async fn each(
         status = status.max(told(name, done.await)?);
     }
     Ok(status)
+}
+
+/// Makes copies of a sandbox, and prints their names.
+pub(crate) async fn fork(dirs: &Dirs, arguments: cli::Fork) -> Result<u8, Failure> {
+    let waiting = Waiting::on("copying the sandbox");
+    let sandbox = Sandbox::connect_in(dirs.clone(), arguments.name).await?;
+    let copies = match arguments.copies.is_empty() {
+        true => sandbox.fork(usize::from(arguments.count)).await?,
+        false => sandbox.fork_named(arguments.copies).await?,
+    };
+    drop(waiting);
+    let names = copies.iter().map(|copy| format!("{}\n", copy.name()));
+    output::print(names.collect::<String>().as_bytes())?;
+    Ok(0)
 }
 
 /// Removes sandboxes; each is tried, whatever becomes of the others.

@@ -101,6 +101,7 @@ async fn dispatch(cli: Cli) -> Result<u8, Failure> {
         Verb::Sync(verb) => sync::sync(&dirs, verb).await,
         Verb::Snapshot(verb) => rollback::snapshot(&dirs, verb).await,
         Verb::Restore(arguments) => rollback::restore(&dirs, arguments).await,
+        Verb::Fork(arguments) => lifecycle::fork(&dirs, arguments).await,
         Verb::Template(verb) => template::template(&dirs, verb),
         Verb::Doctor(arguments) => doctor::doctor(&dirs, &arguments).await,
         Verb::Setup(arguments) => setup::setup(&dirs, &arguments).await,
