@@ -1,16 +1,16 @@
 //! The host's process is killed at random moments, and nothing is left.
 //!
-//! Each round runs this test binary once more as a process that makes sandboxes, uses and removes them,
-//! one after the other, and kills it. Many rounds end before a machine has booted, which is where most
-//! of the moments are. `SANDBOX_CASES` raises the number of rounds.
+//! Each round runs this test binary once more as a process that makes sandboxes, uses, saves, copies and removes them,
+//! one after the other, and kills it. Others kill the supervisor of a sandbox that is being saved, taken back and
+//! copied, which must still be there with all it had. `SANDBOX_CASES` raises the number of rounds.
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, SystemTime};
 
-use sandbox_core::{Dirs, Sandbox, State};
+use sandbox_core::{Dirs, Error, Outside, Sandbox, State, Workspace};
 
-use crate::place::{Place, eventually};
+use crate::place::{Place, eventually, kill, promptly, sh};
 
 /// Names the folder of the parent's place to the process that is to be killed.
 const PLACE: &str = "SANDBOX_ROUNDS_PLACE";
@@ -23,23 +23,20 @@ const ROUNDS: u64 = 20;
 /// The latest moment of a kill: a life with a boot takes about that long.
 const LATEST_MS: u64 = 4000;
 
+const SAVING_ROUNDS: u64 = 6;
+
+/// As long as it takes to be saved, taken back and copied.
+const LATEST_SAVING_MS: u64 = 2500;
+
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_left_of_a_process_that_is_killed_at_any_moment() {
     let place = Place::new();
     std::fs::create_dir(place.temporary()).unwrap();
     let groups = control_groups();
-    let rounds = std::env::var("SANDBOX_CASES").map_or(ROUNDS, |cases| cases.parse().unwrap());
-    let mut random = SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap()
-        .as_nanos() as u64;
-    println!("seed {random}");
-    for round in 0..rounds {
+    let mut moments = Moments::new();
+    for round in 0..rounds(ROUNDS) {
         let detached = round % 4 == 3;
-        random = random
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1);
-        let delay = Duration::from_millis((random >> 33) % LATEST_MS);
+        let delay = moments.before(LATEST_MS);
         println!("round {round}: detached {detached}, killed after {delay:?}");
         let mut child = start(&place, detached);
         tokio::time::sleep(delay).await;
@@ -62,6 +59,108 @@ async fn nothing_is_left_of_a_process_that_is_killed_at_any_moment() {
         assert!(listed.is_empty(), "{listed:?}");
         assert_eq!(place.leftovers(), [""; 0]);
         assert_eq!(control_groups(), groups);
+    }
+}
+
+/// Random moments, the same ones for the same seed.
+struct Moments(u64);
+
+impl Moments {
+    fn new() -> Self {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let seed = now.unwrap().as_nanos() as u64;
+        println!("seed {seed}");
+        Self(seed)
+    }
+
+    fn before(&mut self, latest_ms: u64) -> Duration {
+        let next = self.0.wrapping_mul(6_364_136_223_846_793_005);
+        self.0 = next.wrapping_add(1);
+        Duration::from_millis((self.0 >> 33) % latest_ms)
+    }
+}
+
+fn rounds(usual: u64) -> u64 {
+    std::env::var("SANDBOX_CASES").map_or(usual, |cases| cases.parse().unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sandbox_whose_supervisor_is_killed_at_any_moment_is_whole() {
+    let place = Place::new();
+    let project = place.project(&[("outside", "0")]);
+    let builder = place.microvm().name("kept").detached();
+    let created = builder.workspace(Workspace::sync(&project)).create().await;
+    let sandbox = created.unwrap();
+    sh(&sandbox, "echo first >~/mark; sync").await;
+    sandbox.snapshot("first").await.unwrap();
+    sh(&sandbox, "echo later >~/mark; sync").await;
+    let mut moments = Moments::new();
+    for round in 0..rounds(SAVING_ROUNDS) {
+        let delay = moments.before(LATEST_SAVING_MS);
+        println!("round {round}: killed after {delay:?}");
+        let supervisor = place.process("supervisor");
+        let killed = tokio::spawn(async move {
+            tokio::time::sleep(delay).await;
+            kill(supervisor);
+        });
+        // As far as it comes.
+        drop(save_and_go_back(&sandbox, round).await);
+        killed.await.unwrap();
+        what_is_left_is_whole(&place, &sandbox, round).await;
+        let kept = std::fs::read_to_string(project.join("outside")).unwrap();
+        assert_eq!(kept, "0");
+    }
+    for one in Sandbox::list_in(place.dirs.clone()).await.unwrap() {
+        let one = Sandbox::connect_in(place.dirs.clone(), one.name).await;
+        promptly(one.unwrap().remove()).await.unwrap();
+    }
+    place.assert_empty().await;
+}
+
+async fn save_and_go_back(sandbox: &Sandbox, round: u64) -> Result<(), Error> {
+    sandbox.snapshot(&format!("round-{round}")).await?;
+    sandbox.rollback("first", Outside::Keep).await?;
+    sandbox.fork_named([format!("copy-{round}")]).await?;
+    sandbox.rollback("first", Outside::Restore).await?;
+    sandbox.pause().await?;
+    sandbox.resume().await
+}
+
+/// It starts from its disk as it was before or after; each snapshot that is listed can be gone back to.
+async fn what_is_left_is_whole(place: &Place, sandbox: &Sandbox, round: u64) {
+    let stopped = async || {
+        let listed = Sandbox::list_in(place.dirs.clone()).await.unwrap();
+        let kept = listed.iter().find(|one| one.name == "kept");
+        kept.expect("it is not lost").state == State::Stopped
+    };
+    while !stopped().await {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    promptly(sandbox.start()).await.unwrap();
+    let mark = sh(sandbox, "cat ~/mark").await;
+    assert!(["first", "later"].contains(&mark.as_str()), "{mark:?}");
+    let snapshots = sandbox.snapshots().await.unwrap();
+    assert!(snapshots.iter().any(|one| one.name == "first"));
+    for one in snapshots {
+        promptly(sandbox.rollback(&one.name, Outside::Keep))
+            .await
+            .unwrap();
+        let mark = sh(sandbox, "cat ~/mark").await;
+        assert!(["first", "later"].contains(&mark.as_str()), "{mark:?}");
+        if one.name != "first" {
+            sandbox.remove_snapshot(&one.name).await.unwrap();
+        }
+    }
+    // A copy is one that was made, or was never there.
+    let copy = format!("copy-{round}");
+    match Sandbox::connect_in(place.dirs.clone(), &copy).await {
+        Ok(copy) => {
+            if copy.describe().await.unwrap().state == State::Running {
+                assert_eq!(sh(&copy, "cat ~/mark").await, "first");
+            }
+            promptly(copy.remove()).await.unwrap();
+        }
+        Err(error) => assert_eq!(error.kind(), sandbox_core::ErrorKind::NotFound, "{error}"),
     }
 }
 
@@ -133,6 +232,13 @@ async fn live(dirs: &Dirs, detached: bool) {
         command.args(["-c", "echo x >> ~/x; cat ~/x"]);
         assert!(command.output().await.unwrap().status.success());
     }
+    sandbox.snapshot("then").await.unwrap();
+    let copies = sandbox.fork(2).await.unwrap();
+    for copy in copies {
+        copy.remove().await.unwrap();
+    }
+    sandbox.rollback("then", Outside::Keep).await.unwrap();
+    sandbox.pause().await.unwrap();
     sandbox.remove().await.unwrap();
 }
 
