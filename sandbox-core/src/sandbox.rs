@@ -467,7 +467,8 @@ impl Sandbox {
     /// # Errors
     ///
     /// `NotFound` where there is none of that name, `Damaged` where it is not what was saved, `Unsupported` where it does
-    /// not fit this host any more: the sandbox runs on as it is then. `Disconnected` when it does not run.
+    /// not fit this host any more: the sandbox runs on as it is then. `Disconnected` when it does not run. Where the
+    /// folders outside cannot be restored, their error, and the sandbox has gone back.
     #[cfg(unix)]
     pub async fn rollback(&self, name: &str, outside: Outside) -> Result<(), Error> {
         match &self.link {

@@ -79,7 +79,7 @@ impl Snapshots {
     pub(crate) fn new(dirs: &Dirs, record: &Record) -> Self {
         Self {
             store: dirs.state.join("snapshots"),
-            sandbox: record.id.clone(),
+            sandbox: record.identity.clone(),
         }
     }
 

@@ -57,8 +57,11 @@ const STEP: Duration = Duration::from_millis(5);
 pub(crate) struct Record {
     pub(crate) format: u32,
     pub(crate) name: String,
-    /// Names its runtime folder: short, because a socket's path has 107 bytes.
+    /// Names its runtime folder, which is another one for each owner: short, because a socket's path has 107 bytes.
     pub(crate) id: String,
+    /// Tells it from all other sandboxes that ever were, for as long as it is there.
+    #[serde(default)]
+    pub(crate) identity: String,
     pub(crate) lifetime: Lifetime,
     /// Seconds since 1970.
     pub(crate) created: u64,
@@ -146,10 +149,12 @@ impl Store {
         let lock = self
             .lock(name)?
             .ok_or_else(|| conflict("create", name, "another process owns it"))?;
+        let id = new_id()?;
         let record = Record {
             format: FORMAT,
             name: name.to_owned(),
-            id: new_id()?,
+            identity: id.clone(),
+            id,
             lifetime,
             created: now(),
             state: State::Creating,
@@ -449,7 +454,12 @@ fn read_record(folder: &Path) -> Result<Record, Error> {
         let detail = format!("it has format {format}, this version reads format {FORMAT}");
         return Err(Error::new(ErrorKind::Unsupported, OPERATION).with_detail(detail));
     }
-    serde_json::from_slice(&text).map_err(invalid)
+    let mut record: Record = serde_json::from_slice(&text).map_err(invalid)?;
+    // Earlier versions went by what its first owner was called.
+    if record.identity.is_empty() {
+        record.identity.clone_from(&record.id);
+    }
+    Ok(record)
 }
 
 /// A name is a host name's label: it becomes one inside, and a folder outside.
@@ -757,7 +767,20 @@ mod tests {
                 adopted.record.id, before,
                 "each owner has its own folder for sockets"
             );
+            assert_eq!(adopted.record.identity, before, "it is the same sandbox");
         });
+    }
+
+    #[test]
+    fn a_record_of_an_earlier_version_has_an_identity() {
+        let (_folder, store) = place();
+        let owned = create(&store, "a", Lifetime::Detached);
+        let mut record = serde_json::to_value(&owned.record).unwrap();
+        record.as_object_mut().unwrap().remove("identity");
+        let path = owned.folder.join("record.json");
+        fs::write(path, record.to_string()).unwrap();
+        let read = read_record(&owned.folder).unwrap();
+        assert_eq!(read.identity, owned.record.id);
     }
 
     #[test]

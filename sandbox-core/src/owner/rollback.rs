@@ -71,6 +71,9 @@ impl Owner {
             let owned = guard.as_mut().ok_or_else(removed)?;
             let present = owner.running()?;
             let folder = Saved::of(&owned.folder).find(&name)?;
+            if outside == Outside::Restore {
+                find_outside(owned, &name).await?;
+            }
             let resting = present.workspaces.rest().await?;
             let disk = owned.folder.join("disk.next");
             let started = owner.start_beside(owned, &folder, &disk).await;
@@ -84,16 +87,19 @@ impl Owner {
             let replaced = owner.replace(owned, &present, (&folder, &disk));
             let taken_over = async {
                 replaced.await?;
-                if outside == Outside::Restore {
-                    restore_outside(owned, &name).await?;
-                }
-                owner.furnish(owned, &image, machine.clone(), agent).await
+                // Before anything of it goes in. Where it fails the sandbox has gone back all the same.
+                let restored = match outside {
+                    Outside::Restore => restore_outside(owned, &name).await,
+                    Outside::Keep => Ok(()),
+                };
+                let running = owner.furnish(owned, &image, machine.clone(), agent).await?;
+                Ok((running, restored))
             };
             match taken_over.await {
-                Ok(running) => {
+                Ok((running, restored)) => {
                     owner.watch_machine(&running, owned.record.spec.limits.run_time);
                     owner.running.send_replace(Some(running));
-                    Ok(())
+                    restored
                 }
                 Err(error) => {
                     if let Err(left) = machine.kill().await {
@@ -203,6 +209,28 @@ async fn forget_outside(owned: &Owned, name: &str) -> Result<(), Error> {
     let snapshots = Snapshots::new(owned.dirs(), &owned.record);
     let (workspaces, name) = (owned.record.spec.workspaces.clone(), name.to_owned());
     blocking(move || snapshots.remove(&workspaces, &name)).await
+}
+
+/// Looks whether the snapshot has the folders outside as well.
+async fn find_outside(owned: &Owned, name: &str) -> Result<(), Error> {
+    let snapshots = Snapshots::new(owned.dirs(), &owned.record);
+    let workspaces = owned.record.spec.workspaces.clone();
+    let wanted = workspaces_name(name);
+    let found = blocking(move || match workspaces.is_empty() {
+        true => Ok(true),
+        false => Ok(snapshots
+            .list(&workspaces)?
+            .iter()
+            .any(|one| one.name == wanted)),
+    });
+    match found.await? {
+        true => Ok(()),
+        false => Err(
+            Error::new(ErrorKind::NotFound, format!("find the snapshot {name}")).with_detail(
+                "that of the folders outside is gone; going back without them is possible",
+            ),
+        ),
+    }
 }
 
 async fn restore_outside(owned: &Owned, name: &str) -> Result<(), Error> {

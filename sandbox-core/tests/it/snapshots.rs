@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use sandbox_core::{ErrorKind, Sandbox, Workspace};
+use sandbox_core::{ErrorKind, Outside, Sandbox, Workspace};
 
 use crate::place::{Place, count_microvm, promptly, sh};
 
@@ -65,6 +65,45 @@ async fn what_an_agent_did_is_taken_back_while_it_runs() {
     assert_eq!(gone.unwrap_err().kind(), ErrorKind::NotFound);
     at_rest_it_is_taken_back_by_whoever_asks(&owner, &project).await;
     promptly(owner.remove()).await.unwrap();
+    let spaces = place.dirs.state.join("snapshots/spaces");
+    assert_eq!(fs::read_dir(spaces).unwrap().count(), 0);
+    place.assert_empty().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn snapshots_are_the_sandboxs_and_not_its_owners() {
+    let place = Place::new();
+    let project = place.project(&[("a", "old\n")]);
+    let builder = place.microvm().name("kept").detached();
+    let builder = builder.workspace(Workspace::sync(&project));
+    let sandbox = builder.create().await.unwrap();
+    promptly(sandbox.snapshot_workspaces(Some("first")))
+        .await
+        .unwrap();
+    promptly(sandbox.snapshot("whole")).await.unwrap();
+    promptly(sandbox.stop()).await.unwrap();
+    fs::write(project.join("a"), "new\n").unwrap();
+    assert_eq!(names(&sandbox).await, ["first", "machine-whole"]);
+    count_microvm();
+    promptly(sandbox.start()).await.unwrap();
+    assert_eq!(names(&sandbox).await, ["first", "machine-whole"]);
+    count_microvm();
+    promptly(sandbox.rollback("whole", Outside::Restore))
+        .await
+        .unwrap();
+    assert_eq!(fs::read(project.join("a")).unwrap(), b"old\n");
+    // Without that of the folder there is no way back for it, and nothing is touched.
+    promptly(sandbox.remove_workspace_snapshot("machine-whole"))
+        .await
+        .unwrap();
+    sh(&sandbox, "echo here >~/here").await;
+    let gone = promptly(sandbox.rollback("whole", Outside::Restore)).await;
+    assert_eq!(gone.unwrap_err().kind(), ErrorKind::NotFound);
+    assert_eq!(sh(&sandbox, "cat ~/here").await, "here");
+    promptly(sandbox.rollback("whole", Outside::Keep))
+        .await
+        .unwrap();
+    promptly(sandbox.remove()).await.unwrap();
     let spaces = place.dirs.state.join("snapshots/spaces");
     assert_eq!(fs::read_dir(spaces).unwrap().count(), 0);
     place.assert_empty().await;
