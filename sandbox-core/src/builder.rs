@@ -1,6 +1,5 @@
 //! How a sandbox is made.
 
-use std::path::{Component, Path};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -19,8 +18,8 @@ use crate::network::Inspection;
 use crate::owner::{Means, Owner};
 use crate::progress::{Progress, Step};
 use crate::sandbox::{Link, Sandbox, launch};
-use crate::spec::{ExtraDisk, ImageSource, Limits, Spec, Tmpfs, Workspace};
-use crate::state::{Store, blocking, check_name};
+use crate::spec::{ExtraDisk, ImageSource, Limits, Spec, Tmpfs, Workspace, check_apart, is_place};
+use crate::state::{Owned, Store, blocking, check_name};
 use crate::supervisor::Creation;
 use crate::upstream::{UpstreamProxy, unwritable};
 use crate::{control, helper};
@@ -36,7 +35,7 @@ const MAX_CPUS: u32 = 64;
 const MIN_MEMORY_MIB: u32 = 128;
 
 /// A sandbox to be. Every setting has a default; [`SandboxBuilder::create`] makes it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 #[must_use]
 pub struct SandboxBuilder {
     name: Option<String>,
@@ -386,6 +385,28 @@ impl SandboxBuilder {
         Ok(Sandbox { name, store, link })
     }
 
+    /// Says why it cannot make more than one that go with their handles, if it cannot.
+    pub(crate) fn check_for_many(&self) -> Result<(), &'static str> {
+        let by_itself =
+            |workspace: &Workspace| workspace.mode.is_two_way() || !workspace.output.is_empty();
+        if self.name.is_some() {
+            return Err("they would all have one name");
+        }
+        if self.lifetime == Lifetime::Detached {
+            return Err("detached ones would outlive it");
+        }
+        if self.workspaces.iter().any(by_itself) {
+            return Err(
+                "only one of them could write to the workspace; add it to the one that is taken",
+            );
+        }
+        Ok(())
+    }
+
+    pub(crate) fn memory_mib(&self) -> u32 {
+        self.limits.memory_mib
+    }
+
     /// Checks what needs no look at the host.
     fn check(&self) -> Result<(), String> {
         if let Some(name) = &self.name {
@@ -448,20 +469,9 @@ impl SandboxBuilder {
             .ok_or_else(|| invalid("this kind of image cannot be written down".into()))?;
         let mut workspaces = Vec::new();
         for workspace in &self.workspaces {
-            workspaces.push(resolve(workspace)?);
+            workspaces.push(workspace.resolved()?);
         }
-        for (index, workspace) in workspaces.iter().enumerate() {
-            let nested = |other: &Workspace| {
-                let (one, other) = (&workspace.guest, &other.guest);
-                one.starts_with(other) || other.starts_with(one)
-            };
-            if workspaces[..index].iter().any(nested) {
-                let path = workspace.guest.display();
-                return Err(invalid(format!(
-                    "{path} lies in another workspace, or one in it"
-                )));
-            }
-        }
+        check_apart(&workspaces)?;
         self.check().map_err(invalid)?;
         self.inspection.check()?;
         Ok(Spec {
@@ -484,53 +494,31 @@ impl SandboxBuilder {
     }
 }
 
-/// Tells whether a path inside is absolute, below the root, and says where it leads.
-fn is_place(path: &Path) -> bool {
-    path.has_root()
-        && path.parent().is_some()
-        && !path.components().any(|part| part == Component::ParentDir)
-}
-
-/// Finds a workspace's folder and makes both of its paths absolute.
-fn resolve(workspace: &Workspace) -> Result<Workspace, Error> {
-    let operation = || format!("use the workspace {}", workspace.host.display());
-    let host = workspace
-        .host
-        .canonicalize()
-        .map_err(|error| Error::io(operation(), error))?;
-    std::fs::read_dir(&host).map_err(|error| Error::io(operation(), error))?;
-    if host.parent().is_none() {
-        return Err(Error::new(ErrorKind::Invalid, operation())
-            .with_detail("the root of the file system is no workspace"));
-    }
-    let patterns = workspace.lists().and_then(|lists| lists.check());
-    patterns.map_err(|error| {
-        Error::new(ErrorKind::Invalid, operation()).with_detail(error.to_string())
-    })?;
-    let mut resolved = workspace.clone();
-    if workspace.guest == workspace.host {
-        resolved.guest.clone_from(&host);
-    }
-    resolved.host = host;
-    if is_place(&resolved.guest) {
-        return Ok(resolved);
-    }
-    let detail = format!(
-        "{} is no absolute path below the root",
-        resolved.guest.display()
-    );
-    Err(Error::new(ErrorKind::Invalid, operation()).with_detail(detail))
-}
-
-/// Takes a name for a sandbox of this process.
+/// Takes a name for a sandbox of this process. Dropping the future gives it back.
 pub(crate) async fn take_name(
     store: &Store,
     name: &str,
     lifetime: Lifetime,
     spec: Spec,
-) -> Result<crate::state::Owned, Error> {
+) -> Result<Owned, Error> {
+    /// Removed again by who takes it, should nobody wait for it any more.
+    struct Unclaimed(Option<Owned>);
+
+    impl Drop for Unclaimed {
+        fn drop(&mut self) {
+            if let Some(Err(error)) = self.0.take().map(Owned::remove) {
+                tracing::warn!(%error, "a name that nobody waited for is still taken");
+            }
+        }
+    }
+
     let (store, name) = (store.clone(), name.to_owned());
-    blocking(move || store.create(&name, lifetime, spec)).await
+    let taken = blocking(move || {
+        let owned = store.create(&name, lifetime, spec)?;
+        Ok(Unclaimed(Some(owned)))
+    });
+    let owned = taken.await?.0.take();
+    owned.ok_or_else(|| Error::new(ErrorKind::Io, "take a sandbox's name"))
 }
 
 fn made_up_name() -> Result<String, Error> {

@@ -35,6 +35,7 @@ use crate::owner::{Defaults, Owner};
 use crate::saved::SandboxSnapshot;
 #[cfg(unix)]
 use crate::snapshots::{RestoreReport, WorkspaceSnapshot};
+use crate::spec::Workspace;
 use crate::workspace::{Changes, Decision, ReviewReport, SyncReport, SyncStatus, Workspaces};
 
 /// The longest message, in bytes: a report can name many paths.
@@ -91,6 +92,8 @@ enum Call {
     /// The names of the copies.
     #[cfg(unix)]
     Fork(Vec<String>),
+    /// As JSON.
+    AddWorkspace(String),
     SyncStatus,
     PauseSync(bool),
     /// Whether what was deleted is deleted on the other side, too.
@@ -270,6 +273,7 @@ async fn obey(owner: Arc<Owner>, call: Call) -> Result<String, Error> {
         Call::RollBack(name, outside) => json(&owner.roll_back(&name, outside).await?),
         #[cfg(unix)]
         Call::Fork(names) => json(&owner.fork_detached(names).await?),
+        Call::AddWorkspace(workspace) => json(&owner.add_workspace(from_json(&workspace)?).await?),
         Call::SyncStatus => json(&of(owner)?.status()),
         Call::PauseSync(paused) => json(&of(owner)?.set_paused(paused).await?),
         Call::ResumeSync(propagates) => json(&of(owner)?.resume(resolution(propagates)).await?),
@@ -401,6 +405,10 @@ impl Remote {
 
     pub(crate) async fn reload_secret(&self, name: &str) -> Result<(), Error> {
         self.call(Call::ReloadSecret(name.to_owned())).await
+    }
+
+    pub(crate) async fn add_workspace(&self, workspace: &Workspace) -> Result<(), Error> {
+        self.call(Call::AddWorkspace(json(workspace)?)).await
     }
 
     pub(crate) async fn changes(&self) -> Result<Changes, Error> {

@@ -52,6 +52,16 @@ pub(crate) fn end_in_order(folder: &Path, disk: &Path) -> Result<(), Error> {
         .map_err(|error| Error::io("note that the machine ended in order", error))
 }
 
+/// Forgets what one workspace had agreed on.
+pub(crate) fn forget_one(folder: &Path, workspace: usize) -> Result<(), Error> {
+    match fs::remove_file(base(folder, workspace)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(Error::io("forget what a workspace agreed on", error))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Copies the histories to another folder: those of a snapshot belong to its disk.
 pub(crate) fn copy(folder: &Path, to: &Path) -> Result<(), Error> {
     let copy = || {

@@ -60,6 +60,7 @@ mod layers;
 mod lifecycle;
 mod network;
 mod owner;
+mod pool;
 mod progress;
 mod sandbox;
 #[cfg(unix)]
@@ -83,6 +84,7 @@ pub use layers::PolicySource;
 pub use lifecycle::{Lifetime, State};
 #[cfg(unix)]
 pub use owner::Outside;
+pub use pool::{Pool, PoolLimits};
 pub use progress::{Progress, Step};
 pub use sandbox::{MAX_READ, Sandbox};
 pub use sandbox_base::{Dirs, Error, ErrorKind};

@@ -47,7 +47,7 @@ use crate::progress::{Progress, Step};
 use crate::saved;
 #[cfg(unix)]
 use crate::snapshots::Snapshots;
-use crate::spec::Spec;
+use crate::spec::{Spec, Workspace, check_apart};
 use crate::state::{Owned, Record, blocking};
 use crate::workspace::{SyncReport, Workspaces};
 
@@ -300,17 +300,13 @@ impl Owner {
             network::install_trust(&agent, inspector).await?;
         }
         let user = spec.user.clone().or_else(|| image.config.user.clone());
-        let owner = match &user {
-            Some(user) if !spec.workspaces.is_empty() => Some(numbers(&agent, user).await?),
-            _ => None,
+        let workspaces = match spec.workspaces.is_empty() {
+            true => Workspaces::default(),
+            false => {
+                let options = self.sync_options(&agent, user.as_deref()).await?;
+                Workspaces::open(&agent, &spec.workspaces, &owned.folder, options).await?
+            }
         };
-        let progress = self.progress.part(Step::Workspace);
-        let options = Options::default().with_progress(progress);
-        let options = match owner {
-            Some((user, group)) => options.with_guest_owner(user, group),
-            None => options,
-        };
-        let workspaces = Workspaces::open(&agent, &spec.workspaces, &owned.folder, options).await?;
         #[cfg(unix)]
         let workspaces = workspaces.with_snapshots(Snapshots::new(&self.dirs, &owned.record));
         let cwd = spec
@@ -330,6 +326,58 @@ impl Owner {
             }),
             paused: None,
         })
+    }
+
+    /// Returns what holds for every workspace: whose what goes in becomes, and who is told how far that is.
+    async fn sync_options(&self, agent: &Agent, user: Option<&str>) -> Result<Options, Error> {
+        let progress = self.progress.part(Step::Workspace);
+        let options = Options::default().with_progress(progress);
+        Ok(match user {
+            Some(user) => {
+                let (user, group) = numbers(agent, user).await?;
+                options.with_guest_owner(user, group)
+            }
+            None => options,
+        })
+    }
+
+    /// Opens one more workspace, now and at later starts. Goes on when the future is dropped.
+    pub(crate) async fn add_workspace(self: &Arc<Self>, workspace: Workspace) -> Result<(), Error> {
+        let owner = self.clone();
+        to_its_end(async move {
+            let mut guard = owner.owned.lock().await;
+            let owned = guard.as_mut().ok_or_else(removed)?;
+            let mut running = owner.running()?;
+            let workspace = blocking(move || workspace.resolved()).await?;
+            let mut workspaces = owned.record.spec.workspaces.clone();
+            workspaces.push(workspace.clone());
+            check_apart(&workspaces)?;
+            let user = running.defaults.user.as_deref();
+            let options = owner.sync_options(&running.agent, user).await?;
+            // What a later start would take for what they had agreed on is another one's.
+            history::forget_one(&owned.folder, workspaces.len() - 1)?;
+            let opened = running
+                .workspaces
+                .and(&running.agent, &workspace, &owned.folder, options);
+            running.workspaces = Arc::new(opened.await?);
+            let spec = &owned.record.spec;
+            let mut defaults = Defaults::clone(&running.defaults);
+            if spec.workspaces.is_empty() {
+                defaults.cwd = Some(workspace.guest.clone());
+                defaults.snapshots = spec.snapshots;
+            }
+            running.defaults = Arc::new(defaults);
+            owned.change(|record| record.spec.workspaces = workspaces)?;
+            owner.show(Some(&owned.record));
+            owner.running.send_modify(|present| {
+                // Its machine may have ended meanwhile.
+                if present.is_some() {
+                    *present = Some(running);
+                }
+            });
+            Ok(())
+        })
+        .await
     }
 
     /// Notes the machine's end when it comes by itself, and brings it about when its time is over.

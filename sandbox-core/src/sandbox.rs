@@ -565,6 +565,25 @@ impl Sandbox {
         blocking(move || work(&saved)).await
     }
 
+    /// Adds a workspace to the running sandbox, now and for later starts; returns when it is in. The first one is where
+    /// commands start from then on. Goes on when the future is dropped.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` and `PermissionDenied` for its folder; `Invalid` for a path inside that is none, or lies in another
+    /// workspace; `Conflict` where another sandbox writes to the folder by itself, or this one is paused; `Disconnected`
+    /// where it does not run. The sandbox is as it was then.
+    pub async fn add_workspace(&self, workspace: Workspace) -> Result<(), Error> {
+        match &self.link {
+            Link::Own(owner) => owner.add_workspace(workspace).await,
+            Link::Other(_) => {
+                // By this process's folder, if it is a relative path.
+                let workspace = blocking(move || workspace.resolved()).await?;
+                self.runner().await?.add_workspace(&workspace).await
+            }
+        }
+    }
+
     /// Tells how each workspace stands, by its last look.
     ///
     /// # Errors

@@ -3,9 +3,10 @@
 //! Everything here can be read back by another process, possibly of another version: a detached sandbox
 //! is started again from it. Secrets never enter it.
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
+use sandbox_base::{Error, ErrorKind};
 use sandbox_net::policy::RuleSet;
 use sandbox_sync::{Lists, Mode};
 use sandbox_vm::image::Image;
@@ -149,7 +150,59 @@ impl From<Written> for Workspace {
     }
 }
 
+/// Tells whether a path inside is absolute, below the root, and says where it leads.
+pub(crate) fn is_place(path: &Path) -> bool {
+    path.has_root()
+        && path.parent().is_some()
+        && !path.components().any(|part| part == Component::ParentDir)
+}
+
+/// Refuses workspaces of which one lies in another, inside.
+pub(crate) fn check_apart(workspaces: &[Workspace]) -> Result<(), Error> {
+    for (index, workspace) in workspaces.iter().enumerate() {
+        let nested = |other: &Workspace| {
+            let (one, other) = (&workspace.guest, &other.guest);
+            one.starts_with(other) || other.starts_with(one)
+        };
+        if workspaces[..index].iter().any(nested) {
+            let path = workspace.guest.display();
+            return Err(Error::new(ErrorKind::Invalid, "use a workspace")
+                .with_detail(format!("{path} lies in another workspace, or one in it")));
+        }
+    }
+    Ok(())
+}
+
 impl Workspace {
+    /// Finds its folder and makes both of its paths absolute. Blocks.
+    pub(crate) fn resolved(&self) -> Result<Self, Error> {
+        let operation = || format!("use the workspace {}", self.host.display());
+        let invalid =
+            |detail: String| Error::new(ErrorKind::Invalid, operation()).with_detail(detail);
+        let failed = |error| Error::io(operation(), error);
+        let host = self.host.canonicalize().map_err(failed)?;
+        std::fs::read_dir(&host).map_err(failed)?;
+        if host.parent().is_none() {
+            return Err(invalid(
+                "the root of the file system is no workspace".into(),
+            ));
+        }
+        let patterns = self.lists().and_then(|lists| lists.check());
+        patterns.map_err(|error| invalid(error.to_string()))?;
+        let mut resolved = self.clone();
+        if self.guest == self.host {
+            resolved.guest.clone_from(&host);
+        }
+        resolved.host = host;
+        if is_place(&resolved.guest) {
+            return Ok(resolved);
+        }
+        let path = resolved.guest.display();
+        Err(invalid(format!(
+            "{path} is no absolute path below the root"
+        )))
+    }
+
     /// Keeps a folder the same outside and inside, at the same path.
     pub fn sync(path: impl Into<PathBuf>) -> Self {
         let path = path.into();

@@ -192,7 +192,7 @@ pub(crate) enum Decision {
 /// The sessions of one running machine.
 #[derive(Debug, Default)]
 pub(crate) struct Workspaces {
-    sessions: Vec<(Workspace, Session)>,
+    sessions: Vec<Arc<(Workspace, Session)>>,
     #[cfg(unix)]
     snapshots: Snapshots,
 }
@@ -206,27 +206,44 @@ impl Workspaces {
         folder: &Path,
         options: Options,
     ) -> Result<Self, Error> {
-        let mut sessions = Vec::new();
-        for (index, workspace) in workspaces.iter().enumerate() {
-            let stream: BoxStream = agent.service(SERVICE).await?;
-            let lists = lists(workspace).await?;
-            let options = options
-                .clone()
-                .with_mode(workspace.mode)
-                .with_lists(lists)
-                .with_guest_root(&workspace.guest)
-                .with_base_file(history::base(folder, index))
-                .with_undo(history::undo(folder, index));
-            let session = Session::start(&workspace.host, stream, options)
-                .await
-                .map_err(|error| failed(&workspace.host, error))?;
-            sessions.push((workspace.clone(), session));
+        let mut all = Self::default();
+        for workspace in workspaces {
+            all = all.and(agent, workspace, folder, options.clone()).await?;
         }
+        Ok(all)
+    }
+
+    /// Opens one more. The others go on, also by what is here.
+    pub(crate) async fn and(
+        &self,
+        agent: &Agent,
+        workspace: &Workspace,
+        folder: &Path,
+        options: Options,
+    ) -> Result<Self, Error> {
+        let index = self.sessions.len();
+        let stream: BoxStream = agent.service(SERVICE).await?;
+        let lists = lists(workspace).await?;
+        let options = options
+            .with_mode(workspace.mode)
+            .with_lists(lists)
+            .with_guest_root(&workspace.guest)
+            .with_base_file(history::base(folder, index))
+            .with_undo(history::undo(folder, index));
+        let session = Session::start(&workspace.host, stream, options)
+            .await
+            .map_err(|error| failed(&workspace.host, error))?;
+        let mut sessions = self.sessions.clone();
+        sessions.push(Arc::new((workspace.clone(), session)));
         Ok(Self {
             sessions,
             #[cfg(unix)]
-            snapshots: Snapshots::default(),
+            snapshots: self.snapshots.clone(),
         })
+    }
+
+    fn each(&self) -> impl Iterator<Item = &(Workspace, Session)> {
+        self.sessions.iter().map(|one| &**one)
     }
 
     /// Says where the snapshots are.
@@ -243,7 +260,8 @@ impl Workspaces {
         name: Option<&str>,
     ) -> Result<Vec<WorkspaceSnapshot>, Error> {
         let mut all = Vec::new();
-        for (index, (workspace, session)) in self.sessions.iter().enumerate() {
+        for (index, one) in self.sessions.iter().enumerate() {
+            let (workspace, session) = &**one;
             let space = self.snapshots.space(index)?;
             let taken = session
                 .snapshot(&space, name, snapshots::options(workspace)?)
@@ -264,7 +282,8 @@ impl Workspaces {
         patterns: &[String],
     ) -> Result<Vec<RestoreReport>, Error> {
         let (mut reports, mut missing) = (Vec::new(), None);
-        for (index, (workspace, session)) in self.sessions.iter().enumerate() {
+        for (index, one) in self.sessions.iter().enumerate() {
+            let (workspace, session) = &**one;
             let space = self.snapshots.space(index)?;
             let options = snapshots::options(workspace)?;
             match session.restore(&space, (name, patterns), options).await {
@@ -282,7 +301,7 @@ impl Workspaces {
     /// Lists what waits in every workspace.
     pub(crate) async fn changes(&self) -> Result<Changes, Error> {
         let mut workspaces = Vec::new();
-        for (workspace, session) in &self.sessions {
+        for (workspace, session) in self.each() {
             let listed = session.changes().await;
             workspaces.push(WorkspaceChanges {
                 workspace: workspace.host.clone(),
@@ -305,8 +324,7 @@ impl Workspaces {
             .filter(|one| !one.changes.is_empty())
         {
             let found = self
-                .sessions
-                .iter()
+                .each()
                 .find(|(workspace, _)| workspace.host == one.workspace);
             let (workspace, session) = found.ok_or_else(|| {
                 let operation = format!("find the workspace {}", one.workspace.display());
@@ -325,7 +343,7 @@ impl Workspaces {
     /// Takes the last apply of each workspace back.
     pub(crate) async fn undo(&self) -> Result<Vec<ReviewReport>, Error> {
         let mut reports = Vec::new();
-        for (workspace, session) in &self.sessions {
+        for (workspace, session) in self.each() {
             match session.undo().await {
                 Ok(outcome) => reports.push(ReviewReport::new(&workspace.host, &outcome)),
                 Err(error)
@@ -343,7 +361,8 @@ impl Workspaces {
     /// Stops synchronizing where that goes on, with every cycle at its end, and returns which sessions those were.
     pub(crate) async fn rest(&self) -> Result<Vec<usize>, Error> {
         let mut resting = Vec::new();
-        for (index, (workspace, session)) in self.sessions.iter().enumerate() {
+        for (index, one) in self.sessions.iter().enumerate() {
+            let (workspace, session) = &**one;
             if session.standing().paused {
                 continue;
             }
@@ -360,7 +379,8 @@ impl Workspaces {
 
     /// Goes on where [`Workspaces::rest`] stopped.
     pub(crate) async fn go_on(&self, resting: &[usize]) {
-        for (workspace, session) in resting.iter().filter_map(|index| self.sessions.get(*index)) {
+        for one in resting.iter().filter_map(|index| self.sessions.get(*index)) {
+            let (workspace, session) = &**one;
             if let Err(error) = session.set_paused(false).await {
                 let workspace = workspace.host.display();
                 tracing::warn!(%error, %workspace, "a workspace is not synchronized any more");
@@ -370,7 +390,7 @@ impl Workspaces {
 
     /// Ends all sessions as they are.
     pub(crate) async fn close(&self) {
-        for (_, session) in &self.sessions {
+        for (_, session) in self.each() {
             session.close().await;
         }
     }
@@ -389,12 +409,12 @@ impl Workspaces {
                 last: SyncReport::new(&workspace.host, &standing.last),
             }
         };
-        self.sessions.iter().map(status).collect()
+        self.each().map(status).collect()
     }
 
     /// Stops synchronizing every workspace, or goes on.
     pub(crate) async fn set_paused(&self, paused: bool) -> Result<(), Error> {
-        for (workspace, session) in &self.sessions {
+        for (workspace, session) in self.each() {
             let set = session.set_paused(paused).await;
             set.map_err(|error| failed(&workspace.host, error))?;
         }
@@ -404,7 +424,7 @@ impl Workspaces {
     /// Answers the safety stops of the workspaces that have one.
     pub(crate) async fn resume(&self, resolution: Resolution) -> Result<Vec<SyncReport>, Error> {
         let mut reports = Vec::new();
-        for (workspace, session) in &self.sessions {
+        for (workspace, session) in self.each() {
             if session.standing().halted.is_none() {
                 continue;
             }
@@ -418,7 +438,7 @@ impl Workspaces {
     /// Brings both sides of every workspace into agreement now, those that are paused aside.
     pub(crate) async fn flush(self: &Arc<Self>) -> Result<Vec<SyncReport>, Error> {
         let mut reports = Vec::new();
-        for (workspace, session) in &self.sessions {
+        for (workspace, session) in self.each() {
             if session.standing().paused {
                 continue;
             }

@@ -64,10 +64,15 @@ async fn an_attached_sandbox_is_used_from_elsewhere_and_goes_with_its_handle() {
 async fn a_creation_that_is_dropped_leaves_nothing_and_the_name_is_free() {
     let place = Place::new();
     // At any moment; one that has come through until then goes with its handle.
-    for moment in [1, 50, 300] {
+    let cut_off = async |moment| {
         let create = place.microvm().name("mine").create();
         drop(tokio::time::timeout(Duration::from_millis(moment), create).await);
+    };
+    for moment in [0, 1, 2, 4, 8, 16, 50, 300] {
+        cut_off(moment).await;
+        place.assert_empty().await;
     }
+    cut_off(150).await;
     // The one before may still be dying: it must not take this one along.
     let next = place.microvm().name("mine").create().await.unwrap();
     assert_eq!(sh(&next, "echo fine").await, "fine");

@@ -12,6 +12,7 @@ mod forks;
 mod network;
 mod pausing;
 mod place;
+mod pool;
 mod real_work;
 mod review;
 mod rounds;

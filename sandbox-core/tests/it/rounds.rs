@@ -34,6 +34,7 @@ async fn nothing_is_left_of_a_process_that_is_killed_at_any_moment() {
     std::fs::create_dir(place.temporary()).unwrap();
     let groups = control_groups();
     let mut moments = Moments::new();
+    println!("seed {}", moments.0);
     for round in 0..rounds(ROUNDS) {
         let detached = round % 4 == 3;
         let delay = moments.before(LATEST_MS);
@@ -72,9 +73,7 @@ struct Moments(u64);
 impl Moments {
     fn new() -> Self {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-        let seed = now.unwrap().as_nanos() as u64;
-        println!("seed {seed}");
-        Self(seed)
+        Self(now.unwrap().as_nanos() as u64)
     }
 
     fn before(&mut self, latest_ms: u64) -> Duration {
@@ -99,6 +98,7 @@ async fn a_sandbox_whose_supervisor_is_killed_at_any_moment_is_whole() {
     sandbox.snapshot("first").await.unwrap();
     sh(&sandbox, "echo later >~/mark; sync").await;
     let mut moments = Moments::new();
+    println!("seed {}", moments.0);
     for round in 0..rounds(SAVING_ROUNDS) {
         let delay = moments.before(LATEST_SAVING_MS);
         println!("round {round}: killed after {delay:?}");
