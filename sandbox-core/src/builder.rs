@@ -19,7 +19,7 @@ use crate::owner::{Means, Owner};
 use crate::progress::{Progress, Step};
 use crate::sandbox::{Link, Sandbox, launch};
 use crate::spec::{ExtraDisk, ImageSource, Limits, Spec, Tmpfs, Workspace, check_apart, is_place};
-use crate::state::{Owned, Store, blocking, check_name};
+use crate::state::{self, Store, blocking, check_name};
 use crate::supervisor::Creation;
 use crate::upstream::{UpstreamProxy, unwritable};
 use crate::{control, helper};
@@ -327,7 +327,7 @@ impl SandboxBuilder {
             Some(upstream) => blocking(move || upstream.load()).await?,
             None => None,
         };
-        let owned = take_name(&store, &name, Lifetime::Attached, spec).await?;
+        let owned = state::create(&store, &name, Lifetime::Attached, spec).await?;
         let means = Means {
             above,
             upstream,
@@ -492,33 +492,6 @@ impl SandboxBuilder {
             cold: self.templates == Templates::Off,
         })
     }
-}
-
-/// Takes a name for a sandbox of this process. Dropping the future gives it back.
-pub(crate) async fn take_name(
-    store: &Store,
-    name: &str,
-    lifetime: Lifetime,
-    spec: Spec,
-) -> Result<Owned, Error> {
-    /// Removed again by who takes it, should nobody wait for it any more.
-    struct Unclaimed(Option<Owned>);
-
-    impl Drop for Unclaimed {
-        fn drop(&mut self) {
-            if let Some(Err(error)) = self.0.take().map(Owned::remove) {
-                tracing::warn!(%error, "a name that nobody waited for is still taken");
-            }
-        }
-    }
-
-    let (store, name) = (store.clone(), name.to_owned());
-    let taken = blocking(move || {
-        let owned = store.create(&name, lifetime, spec)?;
-        Ok(Unclaimed(Some(owned)))
-    });
-    let owned = taken.await?.0.take();
-    owned.ok_or_else(|| Error::new(ErrorKind::Io, "take a sandbox's name"))
 }
 
 fn made_up_name() -> Result<String, Error> {

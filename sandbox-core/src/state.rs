@@ -431,6 +431,33 @@ impl Owned {
     }
 }
 
+/// Takes a name, as [`Store::create`] does, without blocking. Dropping the future gives it back.
+pub(crate) async fn create(
+    store: &Store,
+    name: &str,
+    lifetime: Lifetime,
+    spec: Spec,
+) -> Result<Owned, Error> {
+    /// Removed again by who takes it, should nobody wait for it any more.
+    struct Unclaimed(Option<Owned>);
+
+    impl Drop for Unclaimed {
+        fn drop(&mut self) {
+            if let Some(Err(error)) = self.0.take().map(Owned::remove) {
+                tracing::warn!(%error, "a name that nobody waited for is still taken");
+            }
+        }
+    }
+
+    let (store, name) = (store.clone(), name.to_owned());
+    let taken = blocking(move || {
+        let owned = store.create(&name, lifetime, spec)?;
+        Ok(Unclaimed(Some(owned)))
+    });
+    let owned = taken.await?.0.take();
+    owned.ok_or_else(|| Error::new(ErrorKind::Io, "take a sandbox's name"))
+}
+
 /// Removes the snapshots of a sandbox's workspaces. A store that cannot be used is nobody's to keep a sandbox
 /// for; what is left in it is told.
 #[cfg(unix)]

@@ -11,23 +11,22 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use sandbox_base::{Dirs, Error, ErrorKind};
+use sandbox_base::{Error, ErrorKind};
 use sandbox_net::credentials::Credentials;
 use sandbox_net::inspect::Inspector;
 use tokio::task::JoinSet;
 
 use super::rollback::{at_rest, refuse_shared_disks};
 use super::{Means, Owner, removed, to_its_end};
+use crate::control::{self, Remote};
 use crate::history;
 use crate::lifecycle::Lifetime;
 use crate::network;
 use crate::progress::Progress;
-use crate::sandbox::Sandbox;
 use crate::saved::{Passing, Saved};
 use crate::spec::{Spec, Workspace};
-use crate::state::{Owned, Store, blocking};
+use crate::state::{self, Owned, Store, blocking};
 use crate::supervisor::{self, Creation, Origin};
-use crate::{builder, control};
 
 const OPERATION: &str = "copy a sandbox";
 
@@ -95,7 +94,7 @@ impl Owner {
                 return Ok(());
             };
             for name in names {
-                warn_of_rest(end(&owner.dirs, name).await);
+                warn_of_rest(end(&Store::new(owner.dirs.clone()), name).await);
             }
             Err(failed)
         })
@@ -124,7 +123,7 @@ impl Owner {
             None => None,
         };
         let store = Store::new(self.dirs.clone());
-        let owned = builder::take_name(&store, &name, Lifetime::Attached, spec).await?;
+        let owned = state::create(&store, &name, Lifetime::Attached, spec).await?;
         let means = Means {
             hypervisor: self.hypervisor.clone(),
             resolver: self.resolver.clone(),
@@ -184,11 +183,14 @@ async fn all<T: Send + 'static>(
     (done.into_iter().map(|(_, one)| one).collect(), failed)
 }
 
-async fn end(dirs: &Dirs, name: String) -> Result<(), Error> {
-    Sandbox::connect_in(dirs.clone(), name)
-        .await?
-        .remove()
-        .await
+/// Has the supervisor of a copy remove it.
+async fn end(store: &Store, name: String) -> Result<(), Error> {
+    let found = {
+        let store = store.clone();
+        blocking(move || store.find(&name)).await?
+    };
+    let remote = Remote::connect(&store.control_socket(&found.record)).await?;
+    remote.remove().await
 }
 
 fn warn_of_rest(ended: Result<(), Error>) {
@@ -199,7 +201,7 @@ fn warn_of_rest(ended: Result<(), Error>) {
 
 impl Workspace {
     /// Returns the workspace as a copy of the sandbox has it: the same folder outside, which only what somebody
-    /// [applies](Sandbox::apply) comes to. One that is read-only stays so.
+    /// applies comes to. One that is read-only stays so.
     fn of_a_copy(&self) -> Self {
         let mut copy = self.clone();
         if copy.mode.is_two_way() {

@@ -2,11 +2,12 @@
 
 use std::fs;
 use std::sync::Arc;
+use std::time::Duration;
 
 use sandbox_core::vm::backend::qemu::{Qemu, QemuConfig};
-use sandbox_core::{ErrorKind, Pool, PoolLimits, Sandbox, Workspace};
+use sandbox_core::{ErrorKind, Pool, PoolLimits, Sandbox, State, Workspace};
 
-use crate::place::{Place, count_microvm, eventually, kill, promptly, sh};
+use crate::place::{Place, count_microvm, kill, promptly, sh};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pool_has_sandboxes_ready_and_makes_up_for_what_is_taken() {
@@ -26,21 +27,23 @@ async fn a_pool_has_sandboxes_ready_and_makes_up_for_what_is_taken() {
     promptly(pool.filled()).await.unwrap();
 
     // One that died meanwhile is not given out, and no other is like it.
-    let machines = || {
-        let mut found = place.processes();
-        found.retain(|(_, line)| line.contains("qemu-system"));
-        found
-    };
+    let mut machines = place.processes();
+    machines.retain(|(_, line)| line.contains("qemu-system"));
     let description = one.describe().await.unwrap();
     let own = description.machine.unwrap().pid.unwrap();
-    for (pid, _) in machines().iter().filter(|(pid, _)| *pid != own) {
-        kill(*pid);
+    for (pid, _) in machines.into_iter().filter(|(pid, _)| *pid != own) {
+        kill(pid);
     }
-    eventually("the machines are gone", || {
-        let left = machines();
-        (left.len() <= 1).then_some(()).ok_or(left)
-    })
-    .await;
+    let run = async || {
+        let listed = Sandbox::list_in(place.dirs.clone()).await.unwrap();
+        listed
+            .iter()
+            .filter(|one| one.state == State::Running)
+            .count()
+    };
+    while run().await > 1 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     let other = promptly(pool.take()).await.unwrap();
     assert_eq!(sh(&other, "echo well").await, "well");
     assert_ne!(one.name(), other.name());
@@ -57,7 +60,7 @@ async fn a_pool_that_is_dropped_takes_what_nobody_took_along() {
     let place = Place::new();
     let pool = Pool::start(place.microvm(), PoolLimits::new(2)).unwrap();
     while pool.ready() == 0 {
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
     // While another one is being made.
     drop(pool);
