@@ -25,13 +25,14 @@ use crate::host::default_dirs;
 use crate::lifecycle::{Lifetime, State};
 #[cfg(unix)]
 use crate::owner::Outside;
-use crate::owner::{Defaults, Owner, fork, to_its_end};
+#[cfg(unix)]
+use crate::owner::fork;
+use crate::owner::{Defaults, Owner, to_its_end};
 use crate::progress::Progress;
 #[cfg(unix)]
 use crate::saved::{SandboxSnapshot, Saved, workspaces_name};
 #[cfg(unix)]
 use crate::snapshots::{HurtSnapshot, RestoreReport, Snapshots, WorkspaceSnapshot};
-#[cfg(unix)]
 use crate::spec::Workspace;
 use crate::state::{Record, Store, blocking, check_name};
 use crate::supervisor::{self, Creation};
