@@ -73,8 +73,8 @@ pub(crate) async fn start(
         peer,
         base: Worker::new(base),
         rules,
-        // What an earlier session received is another one's, perhaps, for who does not have the root's lock.
-        settled: !options.writes_by_itself(),
+        // Who never writes to the root has nothing in its staging.
+        settled: !options.writes_to_host(),
         options,
         scope: Scope::default(),
         much: false,
@@ -113,6 +113,8 @@ fn open(path: &Path, options: &Options) -> Result<(Root, Base, Watch), Error> {
             }
             _ => Error::io("lock the workspace", error),
         })?;
+    }
+    if options.writes_to_host() {
         Staging::sweep(&root, options.staging.as_deref())
             .map_err(|error| Error::io("clear what an earlier session left", error))?;
     }

@@ -54,7 +54,7 @@ pub(crate) fn probe(root: &Root, staging: Option<Option<&Path>>) -> io::Result<N
         let renames = false;
         return Ok(Names { folding, renames });
     }
-    let opened = staging.and_then(|outside| Staging::open(root, outside, None).ok());
+    let opened = staging.and_then(|outside| Staging::open_now(root, outside).ok());
     let tried = opened.map(|mut staging| {
         // It also holds what an earlier session received.
         staging.leave(true);

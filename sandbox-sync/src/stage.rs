@@ -87,11 +87,29 @@ impl Staging {
         outside: Option<&Path>,
         owner: Option<Owner>,
     ) -> io::Result<Self> {
-        let outside = outside.map(|path| open_outside(root, path));
+        Self::open_within(PATIENCE, root, outside, owner)
+    }
+
+    /// Opens it as [`Staging::open`] does, unless another session has it open at this moment.
+    ///
+    /// # Errors
+    ///
+    /// `ResourceBusy` then.
+    pub(crate) fn open_now(root: &Root, outside: Option<&Path>) -> io::Result<Self> {
+        Self::open_within(Duration::ZERO, root, outside, None)
+    }
+
+    fn open_within(
+        patience: Duration,
+        root: &Root,
+        outside: Option<&Path>,
+        owner: Option<Owner>,
+    ) -> io::Result<Self> {
+        let outside = outside.map(|path| open_outside(root, path, patience));
         let (folder, in_root) = match outside {
             Some(Ok(folder)) => (folder, None),
             Some(Err(error)) if error.kind() == io::ErrorKind::ResourceBusy => return Err(error),
-            _ => (open_inside(root)?, Some(root.directory(None)?)),
+            _ => (open_inside(root, patience)?, Some(root.directory(None)?)),
         };
         let folder = Arc::new(folder);
         let staging = Self {
@@ -106,7 +124,7 @@ impl Staging {
         Ok(staging)
     }
 
-    /// Clears what an earlier session left in the root or outside, but for what is kept.
+    /// Clears what an earlier session left in the root or outside, but for what is kept; who has it open clears it.
     pub(crate) fn sweep(root: &Root, outside: Option<&Path>) -> io::Result<()> {
         Self::pass(root, outside, true)
     }
@@ -118,7 +136,10 @@ impl Staging {
 
     fn pass(root: &Root, outside: Option<&Path>, keeps: bool) -> io::Result<()> {
         if outside.is_some() || Facts::at(root.folder(), in_root_name().as_bytes())?.is_some() {
-            Self::open(root, outside, None)?.leave(keeps);
+            match Self::open_now(root, outside) {
+                Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {}
+                opened => opened?.leave(keeps),
+            }
         }
         Ok(())
     }
@@ -380,10 +401,10 @@ fn in_root_name() -> String {
     format!("{STAGING_PREFIX}staging")
 }
 
-fn open_outside(root: &Root, path: &Path) -> io::Result<OwnedFd> {
+fn open_outside(root: &Root, path: &Path, patience: Duration) -> io::Result<OwnedFd> {
     std::fs::create_dir_all(path)?;
     let folder = rustix::fs::open(path, DIRECTORY, Mode::empty())?;
-    within(PATIENCE, || lock(&folder))?;
+    within(patience, || lock(&folder))?;
     rustix::fs::fchmod(&folder, Mode::RWXU)?;
     if Facts::new(&rustix::fs::fstat(&folder)?).device == root.device() {
         Ok(folder)
@@ -392,8 +413,8 @@ fn open_outside(root: &Root, path: &Path) -> io::Result<OwnedFd> {
     }
 }
 
-fn open_inside(root: &Root) -> io::Result<OwnedFd> {
-    within(PATIENCE, || {
+fn open_inside(root: &Root, patience: Duration) -> io::Result<OwnedFd> {
+    within(patience, || {
         match rustix::fs::mkdirat(root.folder(), in_root_name(), Mode::RWXU) {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(error) => return Err(error.into()),

@@ -155,8 +155,14 @@ impl Drop for Disk {
         let at = at.to_str().unwrap();
         let mut done = true;
         if self.is_mounted {
-            done &= succeeds("umount", &[at]);
-            // After a failure something may still be at work there.
+            // The two halves end in their own time, and after a failure they may not.
+            done = (0..200).any(|_| {
+                let unmounted = succeeds("umount", &["--quiet", at]);
+                if !unmounted {
+                    thread::sleep(Duration::from_millis(25));
+                }
+                unmounted
+            });
             if !done {
                 succeeds("umount", &["--lazy", at]);
             }
