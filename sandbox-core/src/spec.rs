@@ -111,6 +111,9 @@ pub struct Workspace {
     pub output: Vec<String>,
     /// Whether what its `.gitignore` files name stays on its own side, too.
     pub gitignore: bool,
+    /// The one file of the two folders that it is about; all others stay on their own side. Found by
+    /// [`Workspace::resolved`].
+    pub only: Option<String>,
 }
 
 /// A workspace as some version wrote it down.
@@ -130,6 +133,8 @@ struct Written {
     output: Vec<String>,
     #[serde(default)]
     gitignore: bool,
+    #[serde(default)]
+    only: Option<String>,
 }
 
 impl From<Written> for Workspace {
@@ -146,6 +151,7 @@ impl From<Written> for Workspace {
             mask: written.mask,
             output: written.output,
             gitignore: written.gitignore,
+            only: written.only,
         }
     }
 }
@@ -159,41 +165,59 @@ pub(crate) fn is_place(path: &Path) -> bool {
 
 /// Refuses workspaces of which one lies in another, inside.
 pub(crate) fn check_apart(workspaces: &[Workspace]) -> Result<(), Error> {
+    let place = |workspace: &Workspace| match &workspace.only {
+        Some(name) => workspace.guest.join(name),
+        None => workspace.guest.clone(),
+    };
     for (index, workspace) in workspaces.iter().enumerate() {
+        let one = place(workspace);
         let nested = |other: &Workspace| {
-            let (one, other) = (&workspace.guest, &other.guest);
-            one.starts_with(other) || other.starts_with(one)
+            let other = place(other);
+            one.starts_with(&other) || other.starts_with(&one)
         };
         if workspaces[..index].iter().any(nested) {
-            let path = workspace.guest.display();
-            return Err(Error::new(ErrorKind::Invalid, "use a workspace")
-                .with_detail(format!("{path} lies in another workspace, or one in it")));
+            return Err(
+                Error::new(ErrorKind::Invalid, "use a workspace").with_detail(format!(
+                    "{} lies in another workspace, or one in it",
+                    one.display()
+                )),
+            );
         }
     }
     Ok(())
 }
 
 impl Workspace {
-    /// Finds its folder and makes both of its paths absolute. Blocks.
-    pub(crate) fn resolved(&self) -> Result<Self, Error> {
+    /// Looks for it on the host, and returns it as a sandbox has it: with absolute paths, and for a file with the folders
+    /// that hold it and its name. Blocks. What was resolved before stays as it is.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` and `PermissionDenied` for what it names; `Invalid` for the root of the file system, a path inside that is
+    /// none, a pattern that is none, and a file that would have another name inside, or looks like a secret.
+    pub fn resolved(&self) -> Result<Self, Error> {
         let operation = || format!("use the workspace {}", self.host.display());
         let invalid =
             |detail: String| Error::new(ErrorKind::Invalid, operation()).with_detail(detail);
         let failed = |error| Error::io(operation(), error);
-        let host = self.host.canonicalize().map_err(failed)?;
-        std::fs::read_dir(&host).map_err(failed)?;
-        if host.parent().is_none() {
+        let mut resolved = self.clone();
+        resolved.host = self.host.canonicalize().map_err(failed)?;
+        if self.guest == self.host {
+            resolved.guest.clone_from(&resolved.host);
+        }
+        if resolved.host.is_file() {
+            std::fs::File::open(&resolved.host).map_err(failed)?;
+            resolved = resolved.of_one_file().map_err(invalid)?;
+        } else {
+            std::fs::read_dir(&resolved.host).map_err(failed)?;
+        }
+        if resolved.host.parent().is_none() {
             return Err(invalid(
                 "the root of the file system is no workspace".into(),
             ));
         }
-        let patterns = self.lists().and_then(|lists| lists.check());
+        let patterns = resolved.lists().and_then(|lists| lists.check());
         patterns.map_err(|error| invalid(error.to_string()))?;
-        let mut resolved = self.clone();
-        if self.guest == self.host {
-            resolved.guest.clone_from(&host);
-        }
-        resolved.host = host;
         if is_place(&resolved.guest) {
             return Ok(resolved);
         }
@@ -203,7 +227,32 @@ impl Workspace {
         )))
     }
 
-    /// Keeps a folder the same outside and inside, at the same path.
+    /// Turns the paths of a file into those of the folders that hold it.
+    fn of_one_file(&self) -> Result<Self, String> {
+        let name = |path: &Path| Some(path.file_name()?.to_str()?.to_owned());
+        let only = name(&self.host).ok_or("its name is no text")?;
+        if name(&self.guest).as_ref() != Some(&only) {
+            return Err(format!("a file has the same name inside: {only}"));
+        }
+        let folder = |path: &Path| path.parent().unwrap_or(path).to_owned();
+        let resolved = Self {
+            host: folder(&self.host),
+            guest: folder(&self.guest),
+            only: Some(only.clone()),
+            ..self.clone()
+        };
+        let path = sandbox_sync::RelPath::new(only).map_err(|error| error.to_string())?;
+        let lists = resolved.lists().map_err(|error| error.to_string())?;
+        match lists.masks(&path) {
+            Ok(false) => Ok(resolved),
+            Ok(true) => Err(
+                "what is called so is kept from sandboxes (the list of secrets, or --mask)".into(),
+            ),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    /// Keeps a folder, or one file, the same outside and inside, at the same path.
     pub fn sync(path: impl Into<PathBuf>) -> Self {
         let path = path.into();
         Self {
@@ -214,6 +263,7 @@ impl Workspace {
             mask: Vec::new(),
             output: Vec::new(),
             gitignore: false,
+            only: None,
         }
     }
 
@@ -275,7 +325,9 @@ impl Workspace {
     /// Returns the lists that its session goes by, with what the folder says of itself now.
     pub(crate) fn lists(&self) -> Result<Lists, sandbox_sync::Error> {
         let mut lists = Lists::default();
-        if self.gitignore {
+        if let Some(only) = &self.only {
+            lists = lists.with_only(only.as_str());
+        } else if self.gitignore {
             lists = lists.with_gitignore_of(&self.host)?;
         }
         lists.ignore.extend_from_slice(&self.ignore);

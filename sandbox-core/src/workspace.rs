@@ -323,9 +323,7 @@ impl Workspaces {
             .iter()
             .filter(|one| !one.changes.is_empty())
         {
-            let found = self
-                .each()
-                .find(|(workspace, _)| workspace.host == one.workspace);
+            let found = self.each().find(|(workspace, _)| is_of(one, workspace));
             let (workspace, session) = found.ok_or_else(|| {
                 let operation = format!("find the workspace {}", one.workspace.display());
                 Error::new(ErrorKind::NotFound, operation)
@@ -463,6 +461,15 @@ impl ReviewReport {
                 .collect(),
         }
     }
+}
+
+/// Tells whether changes are of a workspace: of one folder there may be several, each about one file.
+fn is_of(changes: &WorkspaceChanges, workspace: &Workspace) -> bool {
+    let is_about = |change: &review::Change| match &workspace.only {
+        Some(only) => change.path.components().next() == Some(only.as_bytes()),
+        None => true,
+    };
+    changes.workspace == workspace.host && changes.changes.changes.iter().all(is_about)
 }
 
 /// Returns the lists that a workspace goes by, which may have to be looked for in it.

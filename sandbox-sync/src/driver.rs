@@ -105,7 +105,7 @@ pub(crate) async fn start(
 
 fn open(path: &Path, options: &Options) -> Result<(Root, Base, Watch), Error> {
     let root = Root::open(path).map_err(|error| Error::io("open the workspace", error))?;
-    if options.writes_by_itself() {
+    if options.locks_host() {
         root.lock().map_err(|error| match error.kind() {
             std::io::ErrorKind::ResourceBusy => {
                 let detail = format!("another session synchronizes {}", root.path().display());

@@ -142,8 +142,10 @@ fn open(hello: Hello, options: Options) -> Result<(Replica, Arc<Watch>), Error> 
     let path = options.root.unwrap_or_else(named);
     let root = create_root(&path, hello.owner).and_then(|()| Root::open(&path));
     let root = root.map_err(|error| Error::io("open the workspace in the guest", error))?;
-    root.lock_within(PATIENCE)
-        .map_err(|error| Error::io("wait for an earlier session in the guest to end", error))?;
+    if hello.lists.only.is_none() {
+        root.lock_within(PATIENCE)
+            .map_err(|error| Error::io("wait for an earlier session in the guest to end", error))?;
+    }
     Staging::sweep(&root, options.staging.as_deref())
         .map_err(|error| Error::io("clear what an earlier session left in the guest", error))?;
     let names = probe(&root, Some(options.staging.as_deref()));

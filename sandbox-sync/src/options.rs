@@ -80,9 +80,10 @@ impl Options {
         self.mode != Mode::ReadOnly || !self.lists.output.is_empty()
     }
 
-    /// Tells whether a session writes to the host's folder without being asked each time.
-    pub(crate) fn writes_by_itself(&self) -> bool {
-        self.mode.is_two_way() || !self.lists.output.is_empty()
+    /// Tells whether a session writes to the host's folder, whatever is in it, without being asked each time.
+    pub(crate) fn locks_host(&self) -> bool {
+        let writes_by_itself = self.mode.is_two_way() || !self.lists.output.is_empty();
+        writes_by_itself && self.lists.only.is_none()
     }
 
     /// Sets which way changes flow.

@@ -37,7 +37,7 @@ use crate::rules::Lists;
 use crate::tree::Entry;
 
 /// The version of this protocol; both sides must speak the same.
-pub(crate) const VERSION: u32 = 5;
+pub(crate) const VERSION: u32 = 6;
 /// The longest message, contents aside.
 pub(crate) const MESSAGE: usize = 1 << 20;
 /// The most bytes of contents in one piece.

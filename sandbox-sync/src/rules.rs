@@ -156,6 +156,8 @@ const GENERATED: &[&str] = &[
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Lists {
+    /// The one name in the roots that a session is about; all others stay on their own side. See [`Lists::with_only`].
+    pub only: Option<Vec<u8>>,
     /// Stays on its own side.
     pub ignore: Vec<String>,
     /// What says the same in git's own words; see [`Lists::with_gitignore_of`].
@@ -180,6 +182,7 @@ impl Default for Lists {
     fn default() -> Self {
         let list = |names: &[&str]| names.iter().map(ToString::to_string).collect();
         Self {
+            only: None,
             ignore: list(IGNORE),
             gitignore: Vec::new(),
             mask: list(MASK),
@@ -193,6 +196,23 @@ impl Default for Lists {
 }
 
 impl Lists {
+    /// Has a session be about one file, or folder, of this name in the two roots, and leave all others there alone. Any
+    /// number of such sessions share a root; two of them for one name are to each other as two people who edit it.
+    #[must_use]
+    pub fn with_only(mut self, name: impl Into<Vec<u8>>) -> Self {
+        self.only = Some(name.into());
+        self
+    }
+
+    /// Tells whether a path is kept from the guest by what it is called.
+    ///
+    /// # Errors
+    ///
+    /// `Invalid`, with the first pattern that is none.
+    pub fn masks(&self, path: &RelPath) -> Result<bool, Error> {
+        Ok(Rules::new(self)?.flow_in(Flow::Both, path) == Flow::Masked)
+    }
+
     /// Adds a pattern of paths that stay on their own side.
     #[must_use]
     pub fn with_ignore(mut self, pattern: impl Into<String>) -> Self {
@@ -284,6 +304,7 @@ pub(crate) enum Flow {
 /// The lists, ready to be asked.
 #[derive(Debug, Clone)]
 pub(crate) struct Rules {
+    only: Option<Vec<u8>>,
     ignore: Vec<Glob>,
     gitignore: GitIgnore,
     mask: Vec<Glob>,
@@ -300,6 +321,7 @@ impl Rules {
     pub(crate) fn new(lists: &Lists) -> Result<Self, Error> {
         let held = parse(&lists.held, true)?;
         Ok(Self {
+            only: lists.only.clone(),
             ignore: parse(&lists.ignore, false)?,
             gitignore: GitIgnore::new(&lists.gitignore)?,
             mask: parse(&lists.mask, true)?,
@@ -319,6 +341,7 @@ impl Rules {
         match folder {
             Flow::Ignored | Flow::Masked | Flow::Seed | Flow::OutputHeld => folder,
             _ if path.name().starts_with(STAGING_PREFIX.as_bytes()) => Flow::Ignored,
+            _ if self.only.as_deref().is_some_and(|only| names[0] != only) => Flow::Ignored,
             _ if any(&self.ignore) || self.gitignore.ignores(path) => Flow::Ignored,
             _ if any(&self.mask) && !any(&self.unmask) => Flow::Masked,
             Flow::Both | Flow::Output if folder == Flow::Output || any(&self.output) => {

@@ -95,11 +95,11 @@ async fn a_workspace_that_cannot_be_read_is_refused() {
     std::fs::create_dir(&closed).unwrap();
     std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(0o000)).unwrap();
     if std::fs::read_dir(&closed).is_ok() {
-        // Nothing is closed to root: a file is what it cannot list, either.
-        let file = place.folder.path().join("file");
-        std::fs::write(&file, "").unwrap();
-        let builder = Sandbox::builder().workspace(Workspace::sync(&file));
-        assert_refused(&place, builder, ErrorKind::Io, "file").await;
+        // Nothing is closed to root: a socket is what it cannot list, either.
+        let socket = place.folder.path().join("socket");
+        drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
+        let builder = Sandbox::builder().workspace(Workspace::sync(&socket));
+        assert_refused(&place, builder, ErrorKind::Io, "socket").await;
         return;
     }
     let builder = Sandbox::builder().workspace(Workspace::sync(&closed));

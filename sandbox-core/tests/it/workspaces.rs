@@ -5,7 +5,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::time::Duration;
 
-use sandbox_core::{Sandbox, State, Workspace};
+use sandbox_core::{ErrorKind, Sandbox, State, Workspace};
 
 use crate::place::{Place, count_microvm, eventually, kill, promptly, sh};
 
@@ -151,4 +151,64 @@ fn tree(root: &Path) -> Vec<(String, u32, Vec<u8>)> {
     }
     found.sort();
     found
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn single_files_are_workspaces_too() {
+    let place = Place::new();
+    let project = place.project(&[
+        ("one", "1\n"),
+        ("two", "2\n"),
+        ("three", "3\n"),
+        (".env", "S=1"),
+    ]);
+    let refused = async |workspace: Workspace| {
+        let created = Sandbox::builder()
+            .dirs(place.dirs.clone())
+            .workspace(workspace);
+        let error = created.create().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+    };
+    refused(Workspace::sync(project.join("one")).at("/srv/other")).await;
+    refused(Workspace::sync(project.join("one")).at("/one")).await;
+    refused(Workspace::sync(project.join(".env"))).await;
+    let builder = place.microvm();
+    let builder = builder.workspace(Workspace::sync(project.join("one")));
+    let builder = builder.workspace(Workspace::review(project.join("two")).at("/srv/two"));
+    let sandbox = builder.create().await.unwrap();
+    let inside = project.display();
+    let seen = sh(
+        &sandbox,
+        &format!("ls -A {inside} /srv; cat {inside}/one /srv/two"),
+    )
+    .await;
+    assert_eq!(seen, format!("/srv:\ntwo\n\n{inside}:\none\n1\n2"));
+    sh(
+        &sandbox,
+        &format!("echo 11 >{inside}/one; echo 22 >/srv/two; touch {inside}/new"),
+    )
+    .await;
+    promptly(sandbox.sync()).await.unwrap();
+    let read = |name: &str| std::fs::read_to_string(project.join(name)).unwrap();
+    assert_eq!((read("one"), read("two")), ("11\n".into(), "2\n".into()));
+    let waiting = sandbox.changes().await.unwrap();
+    assert_eq!(waiting.workspaces[1].changes.changes.len(), 1);
+    promptly(sandbox.apply(&waiting)).await.unwrap();
+    assert_eq!(read("two"), "22\n");
+    // One more of the same folder, and the folder itself is another sandbox's.
+    promptly(sandbox.add_workspace(Workspace::sync(project.join("three"))))
+        .await
+        .unwrap();
+    assert_eq!(sh(&sandbox, &format!("cat {inside}/three")).await, "3");
+    let other = place
+        .microvm()
+        .workspace(Workspace::sync(&project))
+        .create()
+        .await
+        .unwrap();
+    assert_eq!(sh(&other, "cat one two three").await, "11\n22\n3");
+    assert!(!project.join("new").exists());
+    promptly(other.remove()).await.unwrap();
+    promptly(sandbox.remove()).await.unwrap();
+    place.assert_empty().await;
 }

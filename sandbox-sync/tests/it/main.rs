@@ -18,6 +18,7 @@ mod pair;
 mod resume;
 mod review;
 mod safety;
+mod single;
 mod snapshot;
 mod stream;
 mod two_way;

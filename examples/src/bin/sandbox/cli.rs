@@ -380,9 +380,9 @@ pub(crate) struct Creation {
     /// What to run
     #[arg(value_enum)]
     pub(crate) agent: Agent,
-    /// Folders that appear at the same paths inside, with `:MODE` for one that has another mode than
+    /// Folders, or files, that appear at the same paths inside, with `:MODE` for one that has another mode than
     /// --mode says, `:ro` for short; the current folder without
-    #[arg(value_name = "WORKSPACE[:MODE]", value_hint = ValueHint::DirPath)]
+    #[arg(value_name = "WORKSPACE[:MODE]", value_hint = ValueHint::AnyPath)]
     pub(crate) workspaces: Vec<String>,
     #[command(flatten)]
     pub(crate) syncing: Syncing,

@@ -301,7 +301,10 @@ fn workspaces(creation: &Creation) -> Result<Vec<Workspace>, Failure> {
             false => workspace,
         }
     };
-    Ok(found?.into_iter().map(furnish).collect())
+    let found = found?.into_iter().map(furnish);
+    // As the sandbox has them, to be compared with one that is there.
+    let resolved = found.map(|workspace| workspace.resolved().map_err(Failure::from));
+    resolved.collect()
 }
 
 /// Reads `PATH` or `PATH:MODE`; a folder whose own name ends that way is meant where there is one.
