@@ -877,8 +877,13 @@ impl Sandbox {
             }
             Link::Other(link) => {
                 if let (record, Some(remote)) = self.remote().await? {
-                    let about_to_go = record.lifetime == Lifetime::Detached
-                        && !remote.describe().await?.state.is_running();
+                    let has_stopped = match remote.describe().await {
+                        Ok(description) => description.state == State::Stopped,
+                        // Its owner is dying.
+                        Err(error) if error.kind() == ErrorKind::Disconnected => true,
+                        Err(error) => return Err(error),
+                    };
+                    let about_to_go = record.lifetime == Lifetime::Detached && has_stopped;
                     if !about_to_go {
                         return Err(Error::new(ErrorKind::Conflict, "start the sandbox")
                             .with_detail("it runs, or its owner must start it"));
