@@ -25,7 +25,7 @@ async fn r16_copies_go_on_where_their_origin_was_and_share_nothing_but_that() {
     // A process with something in its memory that no file has.
     let mut keeper = origin.command("sh");
     let keeper = keeper.arg("-c").arg(
-        "told=in-memory; while :; do [ -e /tmp/ask ] && echo $told $(hostname) >/tmp/answer; sleep 0.1; done",
+        "told=in-memory; while :; do [ -e /tmp/ask ] && echo $told $(hostname) >/tmp/new && mv /tmp/new /tmp/answer; sleep 0.1; done",
     );
     let _keeper = keeper.spawn().await.unwrap();
     sh(
