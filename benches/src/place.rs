@@ -7,6 +7,8 @@ use sandbox_core::vm::hypervisor::{Disk, MachineSpec};
 use sandbox_core::vm::image::ImageStore;
 use sandbox_core::{Dirs, Image, Limits, Sandbox, SandboxBuilder, default_dirs, vm};
 
+use tokio::io::AsyncReadExt;
+
 use crate::Result;
 use crate::options::Options;
 
@@ -75,6 +77,22 @@ impl Place {
     pub fn floor_backend(&self) -> Qemu {
         Qemu::new(QemuConfig::new(&self.floor_init, &self.dirs.cache))
     }
+}
+
+/// Has a sandbox say something, and waits for the first byte of it and for the command's end.
+///
+/// # Errors
+///
+/// Those of the command.
+pub async fn first_byte(sandbox: &Sandbox) -> Result<()> {
+    let mut command = sandbox.command("/bin/echo");
+    command.arg("hello").stdout(sandbox_core::Stdio::piped());
+    let mut child = command.spawn().await?;
+    let mut stdout = child.stdout.take().ok_or("no output")?;
+    stdout.read_exact(&mut [0; 1]).await?;
+    drop(stdout);
+    child.wait().await?;
+    Ok(())
 }
 
 /// One file and the standard library: `rustc` is enough, and takes a second.

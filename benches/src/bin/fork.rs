@@ -10,11 +10,10 @@ use std::time::{Duration, Instant};
 
 use sandbox_benches::Result;
 use sandbox_benches::options::Options;
-use sandbox_benches::place::Place;
+use sandbox_benches::place::{Place, first_byte};
 use sandbox_benches::process::{memory, processor_time};
 use sandbox_benches::report::{self, Aim, Row};
 use sandbox_core::Sandbox;
-use tokio::io::AsyncReadExt;
 
 /// How many copies there are of one at once.
 const MANY: usize = 10;
@@ -145,15 +144,4 @@ async fn own_memory(copies: &[Sandbox]) -> Result<f64> {
         all += memory(pid)?.private;
     }
     Ok(all / copies.len() as f64)
-}
-
-async fn first_byte(sandbox: &Sandbox) -> Result<()> {
-    let mut command = sandbox.command("/bin/echo");
-    command.arg("hello").stdout(sandbox_core::Stdio::piped());
-    let mut child = command.spawn().await?;
-    let mut stdout = child.stdout.take().ok_or("no output")?;
-    stdout.read_exact(&mut [0; 1]).await?;
-    drop(stdout);
-    child.wait().await?;
-    Ok(())
 }

@@ -10,10 +10,9 @@ use std::time::{Duration, Instant};
 
 use sandbox_benches::Result;
 use sandbox_benches::options::Options;
-use sandbox_benches::place::Place;
+use sandbox_benches::place::{Place, first_byte};
 use sandbox_benches::report::{self, Aim, Row};
-use sandbox_core::{Outside, Sandbox};
-use tokio::io::AsyncReadExt;
+use sandbox_core::Outside;
 
 /// Fills 64 MiB of memory again and again.
 const BUSY: &str =
@@ -83,16 +82,5 @@ async fn measure(place: &Place, rows: &mut [Row], script: &str) -> Result<()> {
     if let Some(row) = rows.last_mut() {
         row.floor.push(created);
     }
-    Ok(())
-}
-
-async fn first_byte(sandbox: &Sandbox) -> Result<()> {
-    let mut command = sandbox.command("/bin/echo");
-    command.arg("hello").stdout(sandbox_core::Stdio::piped());
-    let mut child = command.spawn().await?;
-    let mut stdout = child.stdout.take().ok_or("no output")?;
-    stdout.read_exact(&mut [0; 1]).await?;
-    drop(stdout);
-    child.wait().await?;
     Ok(())
 }

@@ -17,15 +17,19 @@ async fn start_review(pair: &Pair, name: &str) -> Session {
     pair.start_with(options).await.unwrap()
 }
 
+async fn start_reviews(pair: &Pair) -> [Session; 2] {
+    [
+        start_review(pair, "one").await,
+        start_review(pair, "two").await,
+    ]
+}
+
 #[tokio::test]
 async fn who_reviews_works_beside_who_synchronizes() {
     let pair = Pair::new();
     write(pair.host("a"), "0");
     let own = pair.start().await;
-    let forks = [
-        start_review(&pair, "one").await,
-        start_review(&pair, "two").await,
-    ];
+    let forks = start_reviews(&pair).await;
     for (name, session) in ["one", "two"].into_iter().zip(&forks) {
         write(pair.folder().join(name).join("a"), name);
         write(pair.folder().join(name).join(name), name);
@@ -64,10 +68,7 @@ async fn applies_wait_for_each_other() {
     let pair = Pair::new();
     write(pair.host("a"), "0");
     let own = pair.start().await;
-    let forks = [
-        start_review(&pair, "one").await,
-        start_review(&pair, "two").await,
-    ];
+    let forks = start_reviews(&pair).await;
     let fill = |folder: &str| {
         for file in 0..FILES {
             let path = pair.folder().join(folder).join(format!("{folder}-{file}"));
